@@ -1,0 +1,73 @@
+"""PID 1's duty: every process whose parent has gone is ours to reap."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Reaped(NamedTuple):
+    """A process that is gone, with what it used."""
+
+    pid: int
+    status: int
+    cpu_us: int
+    maxrss_kib: int
+    switches: int
+
+
+def reap() -> Iterator[Reaped]:
+    """All that are dead now; never waits."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        cpu_us = round((usage.ru_utime + usage.ru_stime) * 1_000_000)
+        yield Reaped(pid, status, cpu_us, usage.ru_maxrss, usage.ru_nivcsw)
+
+
+def kill_all() -> None:
+    """Kill and reap every process of the pid namespace but ourselves; back when they are gone."""
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    while True:
+        try:
+            os.wait4(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and what /proc says descends from it, while other programs run on."""
+    parents = dict(_read_parents())
+    doomed = {pid}
+    grown = True
+    while grown:
+        children = {child for child, parent in parents.items() if parent in doomed}
+        grown = not children <= doomed
+        doomed |= children
+    for each in doomed:
+        try:
+            os.kill(each, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _read_parents() -> Iterator[tuple[int, int]]:
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # The name may hold anything, spaces and parentheses too: proc_pid_stat(5).
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        yield int(name), int(fields[1])

@@ -1,0 +1,169 @@
+"""The agent's loop: requests in, facts out, children reaped. It is PID 1 and has one thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+from typing import Any, Final
+
+from . import child, file, reaper, wire
+from .kernel import signalfd
+
+MAX_RUNS: Final = 64
+
+
+def serve(sock: socket.socket) -> None:
+    """Until the supervisor hangs up. Returns; the caller exits, and the kernel kills the rest."""
+    server = Server(sock)
+    try:
+        server.run()
+    except (ConnectionError, wire.WireError):
+        return
+
+
+class Server:
+    """What the agent knows: the connection, and the first process of every run."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = wire.FrameBuffer(wire.REQUESTS)
+        self._runs: dict[int, int] = {}
+        """pid → run"""
+        self._handlers: dict[type, Any] = {
+            wire.Exec: self._exec,
+            wire.ExecTerminal: self._exec_terminal,
+            wire.KillTree: self._kill_tree,
+            wire.OpenFile: self._open_file,
+            wire.MakeDir: self._make_dir,
+            wire.MakeLink: self._make_link,
+            wire.ListDir: self._list_dir,
+        }
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        dead_fd = signalfd(signal.SIGCHLD)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(dead_fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == dead_fd:
+                    os.read(dead_fd, 128)
+                    self._reap()
+                elif not self._receive():
+                    return
+
+    def _receive(self) -> bool:
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            wire.RECEIVE_BYTES, wire.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        if not data:
+            return False
+        self._buffer.feed(data, ancillary, flags)
+        while (taken := self._buffer.take()) is not None:
+            message, fds = taken
+            try:
+                self._handlers[type(message)](message, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        return True
+
+    def _send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
+        wire.send_with_fds(self._sock, wire.pack_frame(message), fds)
+
+    def _reap(self) -> None:
+        for dead in reaper.reap():
+            run = self._runs.pop(dead.pid, None)
+            if run is None:
+                continue
+            if not self._runs:
+                # Whatever it left behind ends with it, before its result goes out.
+                reaper.kill_all()
+            self._send(
+                wire.Exited(run, dead.status, dead.cpu_us, dead.maxrss_kib, dead.switches)
+            )
+
+    def _exec(self, request: wire.Exec, fds: list[int]) -> None:
+        actions = child.stdio_actions(fds)
+        pid = self._spawn(request, actions)
+        if pid is not None:
+            self._tell_started(wire.Started(request.run, pid), pid, ())
+
+    def _exec_terminal(self, request: wire.ExecTerminal, _: list[int]) -> None:
+        try:
+            master, path = child.open_terminal(request.rows, request.columns)
+        except OSError as error:
+            self._send(wire.NotStarted(request.run, error.errno or 0, f"terminal: {error}"))
+            return
+        try:
+            pid = self._spawn(request, child.terminal_actions(path))
+            if pid is not None:
+                self._tell_started(wire.StartedTerminal(request.run, pid), pid, (master,))
+        finally:
+            os.close(master)
+
+    def _spawn(self, request: wire.Exec | wire.ExecTerminal, actions: Any) -> int | None:
+        try:
+            if len(self._runs) >= MAX_RUNS:
+                raise child.NotExecutable(errno.EAGAIN, f"{MAX_RUNS} programs run here already")
+            pid = child.spawn(request.argv, request.env, request.cwd, request.rlimits, actions)
+        except OSError as error:
+            detail = error.strerror or str(error)
+            self._send(wire.NotStarted(request.run, error.errno or errno.EIO, detail))
+            return None
+        self._runs[pid] = request.run
+        return pid
+
+    def _tell_started(self, message: Any, pid: int, more: tuple[int, ...]) -> None:
+        # Not reaped yet, so the pid can't have been reused.
+        pidfd = os.pidfd_open(pid)
+        try:
+            self._send(message, (pidfd, *more))
+        finally:
+            os.close(pidfd)
+
+    def _kill_tree(self, request: wire.KillTree, _: list[int]) -> None:
+        for pid in [p for p, run in self._runs.items() if run == request.run]:
+            reaper.kill_tree(pid)
+
+    def _open_file(self, request: wire.OpenFile, _: list[int]) -> None:
+        try:
+            fd = file.open_file(request.path, request.write, request.mode)
+        except OSError as error:
+            self._fail(request.request, error)
+            return
+        try:
+            self._send(wire.Opened(request.request), (fd,))
+        finally:
+            os.close(fd)
+
+    def _make_dir(self, request: wire.MakeDir, _: list[int]) -> None:
+        try:
+            file.make_dirs(request.path, request.mode)
+        except OSError as error:
+            self._fail(request.request, error)
+        else:
+            self._send(wire.Done(request.request))
+
+    def _make_link(self, request: wire.MakeLink, _: list[int]) -> None:
+        try:
+            os.symlink(request.target, request.path)
+        except OSError as error:
+            self._fail(request.request, error)
+        else:
+            self._send(wire.Done(request.request))
+
+    def _list_dir(self, request: wire.ListDir, _: list[int]) -> None:
+        try:
+            entries = file.list_dir(request.path)
+        except OSError as error:
+            self._fail(request.request, error)
+        else:
+            self._send(wire.Listed(request.request, entries))
+
+    def _fail(self, request: int, error: OSError) -> None:
+        self._send(wire.Failed(request, error.errno or errno.EIO, error.strerror or str(error)))

@@ -1,0 +1,78 @@
+"""Features of the kernel besides namespaces and mounts, and devices."""
+
+from __future__ import annotations
+
+import errno as codes
+import os
+import struct
+
+from jail.agent.kernel import number
+from jail.doctor.attempt.base import Absent, Attempt, Setting, Stuck, at
+from jail.kernel import probe, process
+
+_RET_ALLOW, _RET_EPERM = 0x7FFF0000, 0x00050000 | codes.EPERM
+
+
+def try_seccomp(setting: Setting) -> str:
+    """A filter that refuses one harmless call, and that call."""
+    with at("seccomp"):
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+        process.load_filter(_refuse(number(110, 173)))
+    if os.getppid() != -1:  # the C library hands the refusal on
+        raise Stuck("seccomp", None, "the filter was loaded but refuses nothing")
+    return ""
+
+
+def try_listener(setting: Setting) -> str:
+    with at("seccomp listener"):
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+        os.close(probe.load_listener(struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW)))
+    return ""
+
+
+def try_landlock(setting: Setting) -> str:
+    with at("landlock"):
+        return f"ABI {probe.landlock_abi()}"
+
+
+def try_keyring(setting: Setting) -> str:
+    with at("keyring"):
+        process.join_session_keyring()
+    return ""
+
+
+def try_pidfd_info(setting: Setting) -> str:
+    """The exit status of a process that is gone already."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    with at("pidfd info"):
+        pidfd = os.pidfd_open(pid)
+        os.waitpid(pid, 0)
+        info = process.pidfd_info(pidfd)
+    if info is None or info.wait_status is None or os.WEXITSTATUS(info.wait_status) != 7:
+        raise Stuck("pidfd info", None, "the kernel does not tell")
+    return ""
+
+
+def make_device_attempt(path: str) -> Attempt:
+    def attempt(setting: Setting) -> str:
+        if not os.path.exists(path):
+            raise Absent("no such device")
+        with at(path):
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return ""
+
+    return attempt
+
+
+def _refuse(call: int) -> bytes:
+    """Classic BPF: EPERM for one system call, everything else goes on."""
+    load, jump, answer = 0x20, 0x15, 0x06
+    program = (
+        (load, 0, 0, 0),
+        (jump, 0, 1, call),
+        (answer, 0, 0, _RET_EPERM),
+        (answer, 0, 0, _RET_ALLOW),
+    )
+    return b"".join(struct.pack("=HBBI", *each) for each in program)

@@ -1,0 +1,114 @@
+"""Helper programs, the library, and the cgroup that somebody must have delegated."""
+
+from __future__ import annotations
+
+import errno as codes
+import os
+import struct
+import subprocess
+
+from jail.doctor.attempt.base import Absent, Attempt, Setting, Stuck, at
+from jail.kernel import probe, process
+
+
+def make_id_attempt(helper: str, map_file: str) -> Attempt:
+    """``newuidmap`` or ``newgidmap`` over the whole grant, and a look at what it wrote."""
+
+    def attempt(setting: Setting) -> str:
+        words = setting.maps.get(helper, [])
+        if helper not in setting.helpers:
+            raise Absent("not installed")
+        if len(words) <= 3:
+            raise Absent("no ids are granted")
+        pid, release_fd = _fork_into_namespace()
+        try:
+            said = _run(setting, helper, str(pid), *words)
+            if _read(f"/proc/{pid}/{map_file}").split() != words:
+                raise Stuck(helper, None, said or "it says it did, but the map is another")
+        finally:
+            os.close(release_fd)
+            os.waitpid(pid, 0)
+        return f"{sum(map(int, words[2::3]))} ids"
+
+    return attempt
+
+
+def make_version_attempt(program: str) -> Attempt:
+    def attempt(setting: Setting) -> str:
+        if program not in setting.helpers:
+            raise Absent("not installed")
+        return _run(setting, program, "--version")
+
+    return attempt
+
+
+def try_libseccomp(setting: Setting) -> str:
+    try:
+        return ".".join(map(str, probe.libseccomp_version()))
+    except OSError:
+        raise Absent("not installed") from None
+
+
+def try_cgroup(setting: Setting) -> str:
+    """A cgroup below our own, made and removed; the v2 tree only."""
+    if setting.cgroup is None:
+        raise Absent("no cgroup v2 tree")
+    path = f"{setting.cgroup}/jail-doctor-{os.getpid()}"
+    with at("cgroup"):
+        os.mkdir(path)
+        os.rmdir(path)
+    if not {"memory", "pids"} <= set(setting.controllers):
+        has = " ".join(setting.controllers) or "none"
+        raise Stuck("cgroup", None, f"no memory and pids controllers (only: {has})")
+    return " ".join(setting.controllers)
+
+
+def _fork_into_namespace() -> tuple[int, int]:
+    """A child that waits in a new user namespace until the returned fd is closed."""
+    ready_read, ready_write = os.pipe()
+    wait_read, wait_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(wait_write)
+            process.unshare(process.CLONE_NEWUSER)
+            os.write(ready_write, b"!")
+            os.read(wait_read, 1)
+        except OSError as error:
+            os.write(ready_write, struct.pack("=i", error.errno or 0))
+        finally:
+            os._exit(0)
+    for each in (ready_write, wait_read):
+        os.close(each)
+    answer = os.read(ready_read, 4)
+    os.close(ready_read)
+    if answer != b"!":
+        errno = struct.unpack("=i", answer)[0] if len(answer) == 4 else None
+        raise Stuck("unshare user", errno, os.strerror(errno or codes.ECHILD))
+    return pid, wait_write
+
+
+def _run(setting: Setting, step: str, *arguments: str) -> str:
+    """A line of what the program says, best one with its name; Stuck where it fails or hangs."""
+    try:
+        with at(step):
+            done = subprocess.run(
+                [setting.helpers[step], *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=setting.helper_timeout_s,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        raise Stuck(step, codes.ETIMEDOUT, f"no answer in {setting.helper_timeout_s:g} s") from None
+    lines = (done.stdout + b"\n" + done.stderr).decode(errors="replace").split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    said = next((line for line in lines if step in line), next(iter(lines), ""))
+    if done.returncode != 0:
+        raise Stuck(step, None, said or f"exit status {done.returncode}")
+    return said
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()

@@ -1,0 +1,339 @@
+"""A living jail: run programs in it, put files in, take files out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from jail import transfer
+from jail.agent import wire
+from jail.background import open_background
+from jail.errors import JailBroken, ProgramError, ProtocolError
+from jail.kernel.process import kill_pidfd
+from jail.plan import Plan
+from jail.process import JailView, Process, merge_limits
+from jail.result import Result
+from jail.session import Session
+from jail.spec import ProgramSpec, check_argv, check_env
+from jail.stream import Collector, OutputStream, feed, open_pipe
+from jail.units import parse_size, parse_time
+
+ENOENT_STATUS, OTHER_STATUS = 127, 126
+DRAIN_S = 0.2
+PIPE_BYTES = 64 * 1024
+TERMINAL_SIZE = (24, 80)
+
+Input = bytes | bytearray | memoryview | str | None
+
+
+class Jail:
+    """Made by :func:`jail.open_jail`; gone, with everything in it, when that block ends.
+
+    Several programs may run in it, at once or one after another; they share its files, its ids
+    and its limits. ``init_pid`` is its init's pid on the host.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        session: Session,
+        init: tuple[int, int],
+        fds: tuple[int, int],
+        nursery: trio.Nursery,
+    ) -> None:
+        self.plan = plan
+        self.init_pid, self._init_pidfd = init
+        self._session = session
+        self._nursery = nursery
+        self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._view = JailView(
+            session=session,
+            init_pid=self.init_pid,
+            proc_fd=fds[0],
+            scratch_fd=fds[1],
+            enforced_by=plan.enforced_by,
+            kill=self.kill,
+        )
+
+    @property
+    def enforced_by(self) -> Mapping[str, str]:
+        """Per limit, the mechanism that holds it here."""
+        return self.plan.enforced_by
+
+    def kill(self) -> None:
+        """Kill PID 1 and with it, by the kernel, every process of the jail. At once."""
+        # The maker of a user namespace has every capability over it, CAP_KILL too:
+        # user_namespaces(7).
+        kill_pidfd(self._init_pidfd)
+
+    async def run(
+        self,
+        argv: Iterable[str | os.PathLike[str]],
+        *,
+        input: Input = b"",  # noqa: A002 - subprocess's word
+        timeout: float | str | None = None,  # noqa: ASYNC109 - a limit with a verdict, no scope
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        cpu_time: float | str | None = None,
+        output_limit: int | str | None = None,
+    ) -> Result:
+        """Run a program to its end and collect its output.
+
+        ``timeout`` (wall) and ``cpu_time`` are seconds or ``"1.5s"``; reached, they are a
+        verdict (TLE), no exception. Cancelling kills the program and waits until it is gone.
+        Raises ProgramError when it can't be started, JailBroken when the jail is no more.
+        """
+        program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
+        data = input.encode() if isinstance(input, str) else bytes(input or b"")
+        async with self._open_process(program, stdin=data) as process:
+            assert process.stdout is not None and process.stderr is not None
+            out, err = Collector(process.stdout), Collector(process.stderr)
+            async with open_background() as nursery:
+                drained = [_start_reader(nursery, each) for each in (out, err)]
+                result = await process.wait()
+                # All it left is dead by now, unless another run of this jail holds the pipes.
+                with trio.move_on_after(DRAIN_S):
+                    for each in drained:
+                        await each.wait()
+            return add_output(result, process, out.data, err.data)
+
+    @asynccontextmanager
+    async def start(
+        self,
+        argv: Iterable[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | str | None = None,  # noqa: ASYNC109 - a limit with a verdict, no scope
+        cpu_time: float | str | None = None,
+        output_limit: int | str | None = None,
+        terminal: bool = False,
+        size: tuple[int, int] = TERMINAL_SIZE,
+    ) -> AsyncGenerator[Process, None]:
+        """A live program: ``stdin``, ``stdout``, ``stderr`` are trio streams; killed at the end.
+
+        With ``terminal`` it gets a terminal of the jail's own of ``size`` (rows, columns);
+        ``stdin`` and ``stdout`` are its other side, ``stderr`` is None.
+        """
+        program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
+        program = replace(program, terminal=terminal)
+        async with self._open_process(program, stdin=None, size=size) as process:
+            yield process
+
+    @asynccontextmanager
+    async def _open_process(
+        self,
+        program: ProgramSpec,
+        *,
+        stdin: bytes | None,
+        size: tuple[int, int] = TERMINAL_SIZE,
+    ) -> AsyncGenerator[Process, None]:
+        """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
+        limits = merge_limits(self.plan.spec.limits, program)
+        with self._session.open_run() as (number, call), ExitStack() as streams:
+            self._view.running.add(number)
+            process = Process(self._view, number, call, limits, None, None)
+            try:
+                process.open_books()
+                if program.terminal:
+                    await self._exec_on_terminal(process, number, call, program, size, streams)
+                else:
+                    await self._exec_on_pipes(process, number, call, program, stdin, streams)
+            except BaseException:
+                self._view.running.discard(number)
+                process.release()
+                raise
+            self._nursery.start_soon(self._supervise, process, number)
+            try:
+                yield process
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+
+    async def _supervise(self, process: Process, number: int) -> None:
+        try:
+            await process.supervise()
+        finally:
+            self._view.running.discard(number)
+
+    async def _exec_on_pipes(
+        self,
+        process: Process,
+        number: int,
+        call: Any,
+        program: ProgramSpec,
+        data: bytes | None,
+        streams: ExitStack,
+    ) -> None:
+        limit = merge_limits(self.plan.spec.limits, program).output_bytes
+        with ExitStack() as theirs:
+            in_r = self._open_stdin(process, data, streams, theirs)
+            ends = [in_r]
+            for name in ("stdout", "stderr"):
+                reader, writer = open_pipe()
+                theirs.callback(os.close, writer)
+                stream = OutputStream(reader, limit, lambda: process.breach("output"))
+                streams.callback(stream.close)
+                setattr(process, name, stream)
+                ends.append(writer)
+            message = wire.Exec(number, *self._make_exec(program))
+            await self._session.send(message, ends)
+            await self._accept_start(process, call)
+
+    def _open_stdin(
+        self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
+    ) -> int:
+        if data == b"":
+            return self._null_fd
+        reader, writer = open_pipe()
+        theirs.callback(os.close, reader)
+        if data is None:
+            process.stdin = trio.lowlevel.FdStream(writer)
+            streams.callback(process.stdin.close)
+        elif len(data) <= PIPE_BYTES:
+            os.write(writer, data)
+            os.close(writer)
+        else:
+            self._nursery.start_soon(feed, writer, data)
+        return reader
+
+    async def _exec_on_terminal(
+        self,
+        process: Process,
+        number: int,
+        call: Any,
+        program: ProgramSpec,
+        size: tuple[int, int],
+        streams: ExitStack,
+    ) -> None:
+        limit = merge_limits(self.plan.spec.limits, program).output_bytes
+        message = wire.ExecTerminal(number, *self._make_exec(program), *size)
+        await self._session.send(message)
+        master = await self._accept_start(process, call)
+        process.stdin = trio.lowlevel.FdStream(os.dup(master))
+        streams.callback(process.stdin.close)
+        process.terminal_fd = master
+        process.stdout = OutputStream(master, limit, lambda: process.breach("output"))
+        streams.callback(process.stdout.close)
+
+    def _make_exec(self, program: ProgramSpec) -> tuple[Any, ...]:
+        env = {**self.plan.env, **program.env}
+        check_env(env)
+        return list(program.argv), env, program.cwd or self.plan.spec.workdir, self._own_rlimits()
+
+    def _own_rlimits(self) -> list[list[int]]:
+        return [list(each) for each in self.plan.program_rlimits]
+
+    async def _accept_start(self, process: Process, call: Any) -> int:
+        """Started, with what it brought; the terminal's master where there is one, else -1."""
+        message, fds = await call.get()
+        if isinstance(message, wire.NotStarted):
+            status = ENOENT_STATUS if message.errno == 2 else OTHER_STATUS
+            raise ProgramError(message.detail[:1000], exit_status=status, errno=message.errno)
+        if not isinstance(message, wire.Started | wire.StartedTerminal):
+            raise ProtocolError("from inside the jail: the end of a program before its start")
+        try:
+            process.accept_start(message, fds)
+        except ProtocolError:
+            self.kill()
+            for fd in fds[1:]:
+                os.close(fd)
+            raise
+        return fds[1] if len(fds) > 1 else -1
+
+    # -- files --------------------------------------------------------------------------------
+
+    async def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
+        """Write a file, as the program's user. Relative paths start at the working directory.
+
+        Symbolic links on the way lead to places inside the jail; at the end they are refused.
+        Set-id bits of ``mode`` are dropped. Raises TransferError.
+        """
+        content = data.encode() if isinstance(data, str) else data
+        await transfer.put(self._session, self._inside(path), content, mode)
+
+    async def get(self, path: str, max_bytes: int | str = 64 * 2**20) -> bytes:
+        """A regular file's content. TransferError for all else, and for more than ``max_bytes``."""
+        limit = parse_size(max_bytes, "max_bytes")
+        return await transfer.get(self._session, self._inside(path), limit)
+
+    async def put_tree(self, source: str | os.PathLike[str], path: str) -> None:
+        """Copy a host directory in: directories, regular files and symbolic links as they are."""
+        await transfer.put_tree(self._session, os.fspath(source), self._inside(path))
+
+    async def get_tree(
+        self, path: str, target: str | os.PathLike[str], max_bytes: int | str = 2**30
+    ) -> list[str]:
+        """Copy a directory out into a new host directory ``target``, of which we are the owner.
+
+        Directories and regular files come, without set-id bits; the names of everything else
+        (links, FIFOs, sockets, devices) are returned and stay. At most ``max_bytes`` together.
+        """
+        limit = parse_size(max_bytes, "max_bytes")
+        return await transfer.get_tree(
+            self._session, self._inside(path), os.fspath(target), limit
+        )
+
+    def _inside(self, path: str) -> str:
+        return transfer.make_inside_path(self.plan.spec.workdir, path)
+
+    def close(self) -> None:
+        """What this object owns beside the process and the session."""
+        for fd in (self._null_fd, self._view.proc_fd, self._view.scratch_fd):
+            with suppress(OSError):
+                os.close(fd)
+
+    def raise_if_broken(self) -> None:
+        """JailBroken when it has ended under us."""
+        if self._session.broken is not None:
+            raise JailBroken(str(self._session.broken))
+
+
+def make_program(
+    argv: Iterable[str | os.PathLike[str]],
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    timeout: float | str | None,
+    cpu_time: float | str | None,
+    output_limit: int | str | None,
+) -> ProgramSpec:
+    """Checked, from people's words; SpecError says what is wrong."""
+    return ProgramSpec(
+        argv=check_argv(argv),
+        env=check_env(env or {}),
+        cwd=cwd,
+        wall_time_s=None if timeout is None else parse_time(timeout, "timeout"),
+        cpu_time_s=None if cpu_time is None else parse_time(cpu_time, "cpu_time"),
+        output_bytes=None if output_limit is None else parse_size(output_limit, "output_limit"),
+    )
+
+
+def add_output(result: Result, process: Process, stdout: bytes, stderr: bytes) -> Result:
+    """The result with what was collected."""
+    assert process.stdout is not None and process.stderr is not None
+    streams = {"stdout": process.stdout, "stderr": process.stderr}
+    return replace(
+        result,
+        stdout=stdout,
+        stderr=stderr,
+        truncated=tuple(name for name, stream in streams.items() if stream.truncated),
+        stdout_bytes=process.stdout.total_bytes,
+        stderr_bytes=process.stderr.total_bytes,
+    )
+
+
+def _start_reader(nursery: trio.Nursery, collector: Collector) -> trio.Event:
+    done = trio.Event()
+
+    async def read() -> None:
+        await collector.run()
+        done.set()
+
+    nursery.start_soon(read)
+    return done

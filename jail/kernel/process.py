@@ -1,0 +1,187 @@
+"""Namespaces, credentials, filters and pidfds."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from jail.agent.kernel import number, syscall
+
+CLONE_NEWTIME: Final = 0x80
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+CLONE_PIDFD: Final = 0x1000
+CLONE_INTO_CGROUP: Final = 0x200000000
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
+PR_SET_NAME: Final = 15
+PR_CAPBSET_DROP: Final = 24
+PR_SET_SECUREBITS: Final = 28
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+# NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock: capabilities(7).
+SECUREBITS_LOCKED: Final = 0xEF
+
+SECCOMP_SET_MODE_FILTER: Final = 1
+KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+
+PIDFD_GET_INFO: Final = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
+PIDFD_INFO_PID: Final = 1
+PIDFD_INFO_EXIT: Final = 8
+
+_prctl_nr: Final = number(157, 167)
+
+
+class CloneArgs(ctypes.Structure):
+    """``struct clone_args`` of linux/sched.h."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    ]
+
+
+def fork_into(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+    """``clone3(2)`` without a new stack: (pid, pidfd) in the parent, (0, -1) in the child.
+
+    One call makes every namespace of ``flags``; for Python it is a fork, so the interpreter's
+    own fork hooks are run around it. The caller must be single-threaded.
+    """
+    pidfd = ctypes.c_int(-1)
+    args = CloneArgs(
+        flags=flags | CLONE_PIDFD,
+        pidfd=ctypes.addressof(pidfd),
+        exit_signal=int(signal.SIGCHLD),
+    )
+    if cgroup_fd >= 0:
+        args.flags |= CLONE_INTO_CGROUP
+        args.cgroup = cgroup_fd
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = -1
+    try:
+        pid = syscall(435, args, ctypes.sizeof(args))
+    finally:
+        if pid == 0:
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+        else:
+            ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return pid, (pidfd.value if pid else -1)
+
+
+def unshare(flags: int) -> None:
+    """``unshare(2)``."""
+    syscall(number(272, 97), flags)
+
+
+def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """``prctl(2)``."""
+    return syscall(_prctl_nr, option, arg2, arg3, arg4, arg5)
+
+
+def set_name(name: str) -> None:
+    """The thread's comm, at most 15 bytes."""
+    prctl(PR_SET_NAME, name.encode()[:15])
+
+
+def set_title(title: str) -> None:
+    """Overwrite the command line that /proc/PID/cmdline shows everybody: it names host paths."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: proc_pid_stat(5)
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, title.encode()[: end - start - 1], min(len(title), end - start - 1))
+
+
+def drop_capabilities() -> None:
+    """Empty all five sets and lock the securebits: neither exec nor setuid brings any back."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    for capability in range(64):
+        try:
+            prctl(PR_CAPBSET_DROP, capability)
+        except OSError:  # EINVAL: past the last one this kernel knows
+            break
+    prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED)
+
+
+def clear_capabilities() -> None:
+    """Inheritable, permitted and effective: none (``capset(2)``, version 3)."""
+    header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
+    syscall(number(126, 91), header, ctypes.create_string_buffer(24))
+
+
+def load_filter(program: bytes) -> None:
+    """``seccomp(SECCOMP_SET_MODE_FILTER)`` with ``sock_filter`` bytes; no_new_privs must be on."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    prog = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
+    syscall(
+        number(317, 277), SECCOMP_SET_MODE_FILTER, 0, ctypes.create_string_buffer(prog, len(prog))
+    )
+
+
+def join_session_keyring() -> None:
+    """A new anonymous session keyring in place of the inherited one: ``keyctl(2)``."""
+    syscall(number(250, 219), KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+@dataclass(frozen=True)
+class PidfdInfo:
+    """What the kernel itself says of a process; ``wait_status`` once it has been reaped."""
+
+    pid: int
+    ppid: int
+    wait_status: int | None
+
+
+def pidfd_info(pidfd: int) -> PidfdInfo | None:
+    """``PIDFD_GET_INFO`` (Linux 6.13; the exit status since 6.15), None where it is missing."""
+    request = bytearray(64)
+    struct.pack_into("=Q", request, 0, PIDFD_INFO_PID | PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, request, True)
+    except OSError:
+        return None
+    (mask,) = struct.unpack_from("=Q", request, 0)
+    pid, _tgid, ppid = struct.unpack_from("=III", request, 16)
+    (status,) = struct.unpack_from("=i", request, 60)
+    return PidfdInfo(pid, ppid, status if mask & PIDFD_INFO_EXIT else None)
+
+
+def kill_pidfd(pidfd: int, signum: int = signal.SIGKILL) -> bool:
+    """``pidfd_send_signal(2)``; False when it is already gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_status_parts(status: int) -> tuple[int | None, int | None]:
+    """(exit code, None) or (None, signal) of a wait status."""
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None

@@ -1,0 +1,222 @@
+"""The trio side of the zygote: start it, map it, have it clone."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import trio
+
+from jail.background import open_background
+from jail.errors import HelperError, HostError, JailBroken
+from jail.host import HostFacts
+from jail.idmap import IdMap, format_map, make_outer_map
+from jail.zygote import link
+
+BOOT = (
+    "import os,sys,socket;s=socket.socket(fileno=int(sys.argv[1]));"
+    "sys.path[:0]=s.recv(65536).decode().split('\\0');"
+    "from jail.zygote.server import serve;serve(s)"
+)
+HELPER_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 5.0
+
+
+@dataclass
+class _Reply:
+    """One answer that somebody waits for."""
+
+    event: trio.Event = field(default_factory=trio.Event)
+    message: list[Any] = field(default_factory=list)
+    fds: list[int] = field(default_factory=list)
+
+
+class Launcher:
+    """A running zygote. Owns the process and the socket; made by :func:`open_launcher`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], sock: trio.socket.SocketType) -> None:
+        self._process = process
+        self._sock = sock
+        self._replies: dict[int, _Reply] = {}
+        self._unshared = _Reply()
+        self.broken = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def clone(
+        self, jail: int, flags: int, ids: IdMap, session: socket.socket
+    ) -> tuple[int, int]:
+        """(pid, pidfd) of a new init; the pidfd is the caller's. HostError names the step."""
+        reply = self._replies[jail] = _Reply()
+        deny = not ids.drops_groups
+        message = ["Clone", jail, flags, format_map(ids.uids), format_map(ids.gids), deny]
+        try:
+            await self._send(message, [session.fileno()])
+            await reply.event.wait()
+        finally:
+            del self._replies[jail]
+            if not reply.event.is_set() or not reply.message:
+                _close_all(reply.fds)
+        if not reply.message:
+            raise JailBroken("the zygote died")
+        if reply.message[0] == "CloneFailed":
+            raise HostError.at_step(reply.message[2], reply.message[3])
+        return reply.message[2], reply.fds[0]
+
+    async def enter_outer_namespace(self, facts: HostFacts) -> None:
+        """One user namespace over the whole subordinate range, mapped once by the helpers."""
+        await self._send(["Unshare"], [])
+        await self._unshared.event.wait()
+        if not self._unshared.message:
+            raise HostError("the zygote died", step="zygote")
+        if self._unshared.message[0] == "UnshareFailed":
+            raise HostError.at_step("unshare", self._unshared.message[1])
+        await run_map_helper("newuidmap", facts.newuidmap, self.pid, facts.uid, facts.subuids)
+        await run_map_helper("newgidmap", facts.newgidmap, self.pid, facts.gid, facts.subgids)
+
+    async def _send(self, message: list[Any], fds: list[int]) -> None:
+        rights = _rights(fds)
+        try:
+            await self._sock.sendmsg([msgpack.packb(message)], rights)
+        except OSError as error:
+            raise JailBroken("the zygote died") from error
+
+    async def read_replies(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The task that hands each answer to whoever waits for it."""
+        task_status.started()
+        try:
+            while True:
+                data, ancillary, _, _ = await self._sock.recvmsg(
+                    link.MAX_PACKET_BYTES,
+                    socket.CMSG_SPACE(link.MAX_FDS * 4),
+                    socket.MSG_CMSG_CLOEXEC,
+                )
+                if not data:
+                    return
+                self._hand_out(*link.unpack(data, ancillary))
+        except OSError:
+            return
+        finally:
+            self.broken = True
+            for reply in (*self._replies.values(), self._unshared):
+                reply.event.set()
+
+    def _hand_out(self, message: list[Any], fds: list[int]) -> None:
+        named = message[0] in ("Unshared", "UnshareFailed")
+        reply = self._unshared if named else self._replies.get(message[1])
+        if reply is None:  # its caller was cancelled
+            _close_all(fds)
+            return
+        reply.message, reply.fds = message, fds
+        reply.event.set()
+
+    async def aclose(self) -> None:
+        """Hang up, which ends every jail; kill it if that takes too long. Shielded by the caller."""
+        self._sock.close()
+        pidfd = os.pidfd_open(self.pid) if self._process.poll() is None else -1
+        if pidfd >= 0:
+            with trio.move_on_after(END_TIMEOUT_S) as scope:
+                await trio.lowlevel.wait_readable(pidfd)
+            if scope.cancelled_caught:
+                self._process.kill()
+            os.close(pidfd)
+        self._process.wait()
+
+
+@asynccontextmanager
+async def open_launcher(
+    facts: HostFacts, ids: str, keep_fds: tuple[int, ...]
+) -> AsyncGenerator[Launcher, None]:
+    """A zygote for jails of one kind of ids; gone, with all its jails, when the block ends.
+
+    ``keep_fds`` stay open in it for as long as it lives.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            process = _start(theirs.fileno(), keep_fds)
+        except OSError as error:
+            ours.close()
+            raise HostError.at_step("zygote", error.errno or 0) from error
+    ours.setblocking(False)
+    ours.send("\0".join(import_paths()).encode())
+    launcher = Launcher(process, trio.socket.from_stdlib_socket(ours))
+    try:
+        async with open_background() as nursery:
+            await nursery.start(launcher.read_replies)
+            if ids == "subuid":
+                await launcher.enter_outer_namespace(facts)
+            yield launcher
+    finally:
+        with trio.CancelScope(shield=True):
+            await launcher.aclose()
+
+
+def _start(fd: int, keep_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    """Isolated, without site: it imports ours and msgpack and nothing else.
+
+    A session of its own keeps the terminal's Ctrl-C away from it.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", BOOT, str(fd)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        pass_fds=(fd, *keep_fds),
+        start_new_session=True,
+    )
+
+
+def import_paths() -> list[str]:
+    """Where jail and msgpack lie; given over the socket, as a command line is everybody's to read."""
+    here = Path(__file__).resolve().parent.parent
+    there = Path(msgpack.__file__).resolve().parent.parent
+    return list(dict.fromkeys([str(here), str(there)]))
+
+
+async def run_map_helper(
+    step: str, program: str | None, pid: int, own_id: int, ranges: tuple[Any, ...]
+) -> None:
+    """``newuidmap PID INSIDE OUTSIDE COUNT …``; HostError carries what it said."""
+    if program is None:
+        raise HostError(f"{step} is not installed", step=step)
+    numbers = [str(n) for extent in make_outer_map(own_id, ranges) for n in extent]
+    try:
+        with trio.fail_after(HELPER_TIMEOUT_S):
+            done = await trio.run_process(
+                [program, str(pid), *numbers],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env={"PATH": "/usr/bin:/bin"},
+            )
+    except trio.TooSlowError:
+        raise HelperError(f"{step}: no answer within {HELPER_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise HostError.at_step(step, error.errno or 0) from error
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()[:500]
+        raise HostError(f"{step} failed: {said or done.returncode}", step=step)
+
+
+def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
+    if not fds:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,405 @@
+"""make_plan(spec, facts, …) → :class:`Plan`: every mount, id, limit and filter is decided here.
+
+Pure: what had to be looked at comes in as arguments.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from jail import idmap, user
+from jail.errors import HostError, SpecError
+from jail.host import HostFacts
+from jail.kernel import mount, process
+from jail.launchplan import (
+    Bind,
+    BindScratch,
+    Hide,
+    LaunchPlan,
+    MakeDir,
+    MakeLink,
+    Mount,
+    Protect,
+    Root,
+    Seal,
+    Source,
+    Step,
+    WriteFile,
+)
+from jail.source import HostTree, SourceFacts
+from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits, MiB
+
+NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+NOEXEC_TOO: Final = NOSUID_NODEV | mount.MOUNT_ATTR_NOEXEC
+READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
+
+MIN_KERNEL: Final = (5, 14)
+UNLIMITED_DISK: Final = 2**40
+BYTES_PER_INODE: Final = 4096
+CEILING_ABOVE_MEMORY: Final = 1024 * MiB
+OPEN_FILES: Final = (1024, 4096)
+
+HIDDEN: Final = (
+    "acpi",
+    "asound",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+)
+PROTECTED: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+DEV_LINKS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the edge looked at for one spec: sources in the order of ``spec.volumes``."""
+
+    host_tree: HostTree | None
+    rootfs: SourceFacts | None
+    volumes: tuple[SourceFacts, ...]
+    devices: tuple[SourceFacts, ...]
+    passwd: str
+    group: str
+    filter: bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before anything is done."""
+
+    spec: JailSpec
+    launch: LaunchPlan
+    clone_flags: int
+    ids: str
+    """``subuid`` or ``single``"""
+    user: user.User
+    user_as: tuple[int, int] | None
+    env: Mapping[str, str]
+    program_rlimits: tuple[tuple[int, int, int], ...]
+    enforced_by: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def make_idmap(self, slot: int, facts: HostFacts) -> idmap.IdMap:
+        """The maps, once a slice is leased (``slot`` is ignored where there are none)."""
+        program = (self.user.uid, self.user.gid)
+        if self.ids == "single":
+            return idmap.make_single(facts.uid, facts.gid, program)
+        return idmap.make_slice(slot, program, self.user_as)
+
+
+def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
+    """Decide. Raises SpecError (the caller's fault) or HostError (this host's)."""
+    _refuse_old_kernel(facts)
+    who = user.find_user(spec.user, inputs.passwd, inputs.group)
+    ids = decide_ids(spec, facts)
+    user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
+    enforced_by = decide_mechanisms(spec, ids)
+    check_required(spec.require, enforced_by)
+    sources: list[Source] = []
+    steps = _make_steps(spec, facts, inputs, who, sources)
+    launch = LaunchPlan(
+        sources=tuple(sources),
+        root=_make_root(spec, inputs, sources),
+        steps=steps,
+        builder=(0, 0) if ids == "subuid" else (who.uid, who.gid),
+        program=(who.uid, who.gid),
+        drops_groups=ids == "subuid",
+        hostname=spec.hostname,
+        loopback=spec.network == "none",
+        rlimits=make_rlimits(spec.limits),
+        filter=inputs.filter,
+        workdir=spec.workdir,
+    )
+    launch = launch._replace(sources=tuple(sources))
+    return Plan(
+        spec=spec,
+        launch=launch,
+        clone_flags=make_clone_flags(spec, facts),
+        ids=ids,
+        user=who,
+        user_as=user_as,
+        env=make_env(spec, who),
+        program_rlimits=make_program_rlimits(spec.limits),
+        enforced_by=enforced_by,
+        notes=make_notes(spec, facts, ids),
+    )
+
+
+def decide_ids(spec: JailSpec, facts: HostFacts) -> str:
+    """``subuid`` where ranges and helpers are there and ``single`` wasn't asked for."""
+    if spec.userns == "auto" and facts.can_map_subids:
+        if idmap.count_slices(facts.subuids, facts.subgids) > 0:
+            return "subuid"
+    return "single"
+
+
+def decide_user_as(
+    spec: JailSpec, facts: HostFacts, inputs: Inputs, who: user.User
+) -> tuple[int, int] | None:
+    """Which id inside is the invoking user on the host.
+
+    The program, where it writes the user's own files; else root, where the root filesystem is
+    the user's, so that its files have an owner inside and can be changed (in the upper layer);
+    else nobody.
+    """
+    if any(not volume.read_only for volume in spec.volumes):
+        return who.uid, who.gid
+    if inputs.rootfs is not None and inputs.rootfs.uid == facts.uid:
+        return 0, 0
+    return None
+
+
+def decide_mechanisms(spec: JailSpec, ids: str) -> dict[str, str]:
+    """Per limit, what holds it on this host (``+`` where there are two)."""
+    limits = spec.limits
+    chosen = {
+        "memory": "watch+rlimit" if limits.memory_bytes else "none",
+        "cpu_time": "watch" if limits.cpu_time_s else "none",
+        "wall_time": "supervisor" if limits.wall_time_s else "none",
+        "pids": "rlimit" if limits.pids else "none",
+        "output": "supervisor" if limits.output_bytes else "none",
+        "disk": "tmpfs+rlimit" if limits.disk_bytes else "none",
+        "ids": ids,
+        "network": "namespace" if spec.network == "none" else "none",
+        "seccomp": "none" if spec.seccomp == "unconfined" else "filter",
+    }
+    for name, _, _ in limits.ulimits:
+        chosen.setdefault(name, "rlimit")
+    return chosen
+
+
+REQUIRE_REMEDY = {
+    "cgroup": "this release enforces nothing by cgroup; see `jail doctor` for what there is",
+    "subuid": "see `jail doctor`: subordinate ids and newuidmap are missing on this host",
+}
+
+
+def check_required(require: Mapping[str, str], enforced_by: Mapping[str, str]) -> None:
+    """HostError where a limit is held by less than ``--require`` asks."""
+    for limit, mechanism in require.items():
+        if limit not in enforced_by:
+            raise SpecError(f"require {limit}: there is {', '.join(sorted(enforced_by))}")
+        if mechanism not in enforced_by[limit].split("+"):
+            raise HostError(
+                f"require {limit}={mechanism}: here {limit} is enforced by {enforced_by[limit]}",
+                step="require",
+                remedy=REQUIRE_REMEDY.get(mechanism),
+            )
+
+
+def make_clone_flags(spec: JailSpec, facts: HostFacts) -> int:
+    """Every namespace, but for the ones that were asked away or that this kernel lacks."""
+    flags = (
+        process.CLONE_NEWUSER
+        | process.CLONE_NEWNS
+        | process.CLONE_NEWPID
+        | process.CLONE_NEWIPC
+        | process.CLONE_NEWUTS
+        | process.CLONE_NEWCGROUP
+    )
+    if spec.network == "none":
+        flags |= process.CLONE_NEWNET
+    if facts.time_ns:
+        flags |= process.CLONE_NEWTIME
+    return flags
+
+
+def make_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
+    """(resource, soft, hard) of the jail, its agent included; -1 is unlimited."""
+    chosen: dict[int, tuple[int, int]] = {
+        # 1, not 0: a core_pattern that is a pipe ignores 0 and honours 1, see core(5).
+        resource.RLIMIT_CORE: (1, 1),
+        resource.RLIMIT_RTPRIO: (0, 0),
+        resource.RLIMIT_NICE: (0, 0),
+    }
+    if limits.pids is not None:
+        # The agent counts too: it has the program's id.
+        chosen[resource.RLIMIT_NPROC] = (limits.pids + 1, limits.pids + 1)
+        chosen[resource.RLIMIT_NOFILE] = OPEN_FILES
+        chosen[resource.RLIMIT_SIGPENDING] = (1024, 1024)
+    if limits.disk_bytes is not None:
+        chosen[resource.RLIMIT_FSIZE] = (limits.disk_bytes, limits.disk_bytes)
+    if limits.memory_bytes is not None:
+        ceiling = limits.memory_bytes + CEILING_ABOVE_MEMORY
+        chosen[resource.RLIMIT_DATA] = (ceiling, ceiling)
+    for name, _, hard in limits.ulimits:
+        # Those are the program's alone, set when it starts; here only room is made for them.
+        if (number := ULIMITS[name]) in chosen:
+            low, high = chosen[number]
+            chosen[number] = (low, -1 if -1 in (high, hard) else max(high, hard))
+    return tuple((number, soft, hard) for number, (soft, hard) in sorted(chosen.items()))
+
+
+def make_program_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
+    """What was asked for by ``--ulimit``: it may be less than the agent itself needs."""
+    return tuple((ULIMITS[name], soft, hard) for name, soft, hard in limits.ulimits)
+
+
+def make_env(spec: JailSpec, who: user.User) -> dict[str, str]:
+    """Built from nothing; the spec's own come last."""
+    home = "/root" if who.uid == 0 and spec.rootfs != "host" else spec.workdir
+    base = {"PATH": DEFAULT_PATH, "HOME": home, "USER": who.name, "LANG": "C.UTF-8"}
+    return {**base, "HOSTNAME": spec.hostname, **spec.env}
+
+
+def make_notes(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
+    """What is weaker than it could be, in a sentence each."""
+    notes = []
+    if ids == "single" and spec.userns == "auto":
+        notes.append("one id only: no subordinate ids or no newuidmap; jails share the user's id")
+    if ids == "single" and len(set(facts.groups) - {facts.gid}) > 0:
+        notes.append(
+            "supplementary groups stay on the program's processes: without newgidmap the kernel "
+            "lets nobody drop them, so what the groups may read of a volume is readable"
+        )
+    if spec.network == "host":
+        notes.append("network host: the host's loopback and LAN are open to the program")
+    if spec.seccomp == "unconfined":
+        notes.append("seccomp unconfined: the whole system-call surface of the kernel is open")
+    return tuple(notes)
+
+
+def _make_root(spec: JailSpec, inputs: Inputs, sources: list[Source]) -> Root:
+    disk = spec.limits.disk_bytes or UNLIMITED_DISK
+    lower = None
+    if inputs.rootfs is not None:
+        lower = _add_source(sources, inputs.rootfs)
+    return Root(
+        lower=lower,
+        read_only=spec.read_only,
+        disk_bytes=disk,
+        inodes=min(max(disk // BYTES_PER_INODE, 1024), 2**24),
+        mount_points=("proc", "dev", "tmp", *_default_workdir(spec)),
+    )
+
+
+def _make_steps(
+    spec: JailSpec,
+    facts: HostFacts,
+    inputs: Inputs,
+    who: user.User,
+    sources: list[Source],
+) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    if inputs.host_tree is not None:
+        steps += _show_host(inputs.host_tree, spec, who, sources)
+    steps += _make_dev(inputs.devices, sources)
+    steps += _make_proc(facts)
+    steps += _make_scratch(spec)
+    for volume, seen in zip(spec.volumes, inputs.volumes, strict=True):
+        attr = NOSUID_NODEV | (READ_ONLY if volume.read_only else 0)
+        steps.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
+    steps += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+    if inputs.host_tree is not None or spec.read_only:
+        steps.append(Seal(""))
+    return tuple(steps)
+
+
+def _show_host(
+    tree: HostTree, spec: JailSpec, who: user.User, sources: list[Source]
+) -> list[Step]:
+    passwd, group = user.make_passwd(who, spec.workdir)
+    hosts = f"127.0.0.1 localhost {spec.hostname}\n::1 localhost\n"
+    steps: list[Step] = [
+        WriteFile("etc/passwd", passwd),
+        WriteFile("etc/group", group),
+        WriteFile("etc/hosts", hosts.encode()),
+        WriteFile("etc/hostname", f"{spec.hostname}\n".encode()),
+        WriteFile("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
+    ]
+    steps += [MakeLink(path, target) for path, target in tree.links]
+    attr = NOSUID_NODEV | READ_ONLY
+    steps += [Bind(_add_source(sources, seen), path, attr) for path, seen in tree.binds]
+    return steps
+
+
+def _make_dev(devices: tuple[SourceFacts, ...], sources: list[Source]) -> list[Step]:
+    """Device nodes are the host's own, bound: a user namespace can't make any (mknod(2))."""
+    size = {"size": "65536", "nr_inodes": "64", "mode": "0755"}
+    attr = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NOEXEC
+    steps: list[Step] = [Mount("tmpfs", "dev", dict(size), NOEXEC_TOO)]
+    steps += [MakeDir("dev/pts", 0o755), MakeDir("dev/shm", 0o755)]
+    steps += [MakeLink(f"dev/{name}", target) for name, target in DEV_LINKS]
+    for seen in devices:
+        name = seen.source.path.rpartition("/")[2]
+        steps.append(Bind(_add_source(sources, seen), f"dev/{name}", attr))
+    options: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
+    steps.append(Mount("devpts", "dev/pts", options, NOEXEC_TOO & ~mount.MOUNT_ATTR_NODEV))
+    steps.append(BindScratch("shm", "dev/shm", 0o1777))
+    steps.append(Seal("dev"))
+    return steps
+
+
+def _make_proc(facts: HostFacts) -> list[Step]:
+    """Masked and read-only parts, as the OCI runtimes have them (of those that exist)."""
+    steps: list[Step] = [Mount("proc", "proc", {}, NOEXEC_TOO)]
+    there = set(facts.proc_sensitive)
+    steps += [Hide(f"proc/{name}") for name in HIDDEN if name in there]
+    steps += [Protect(f"proc/{name}") for name in PROTECTED if name in there]
+    return steps
+
+
+def _make_scratch(spec: JailSpec) -> list[Step]:
+    steps: list[Step] = []
+    covered = {each.target for each in (*spec.volumes, *spec.tmpfs)}
+    if "/tmp" not in covered:
+        steps.append(BindScratch("tmp", "tmp", 0o1777))
+    for name in _default_workdir(spec):
+        steps.append(BindScratch("work", name, 0o755))
+    return steps
+
+
+def _default_workdir(spec: JailSpec) -> tuple[str, ...]:
+    """The working directory made for the program, unless it lies in something that was given."""
+    given = ("/tmp", "/proc", "/dev", "/usr", "/etc")
+    given += tuple(each.target for each in (*spec.volumes, *spec.tmpfs))
+    workdir = spec.workdir
+    if workdir == "/" or any(workdir == g or workdir.startswith(g + "/") for g in given):
+        return ()
+    if spec.rootfs != "host" and workdir != "/work":
+        return ()
+    return (workdir[1:],)
+
+
+def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Step:
+    size = size_bytes or spec.limits.disk_bytes or UNLIMITED_DISK
+    inodes = min(max(size // BYTES_PER_INODE, 16), 2**24)
+    options: dict[str, str | None] = {
+        "size": str(size),
+        "nr_inodes": str(inodes),
+        "mode": "1777",
+    }
+    return Mount("tmpfs", target[1:], options, NOSUID_NODEV)
+
+
+def _add_source(sources: list[Source], seen: SourceFacts) -> int:
+    sources.append(seen.source)
+    return len(sources) - 1
+
+
+def _refuse_old_kernel(facts: HostFacts) -> None:
+    if facts.kernel < MIN_KERNEL:
+        raise HostError(
+            f"Linux {facts.kernel_release} is too old: jail needs {MIN_KERNEL[0]}.{MIN_KERNEL[1]} "
+            "(mount_setattr, overlay in user namespaces)",
+            step="kernel",
+            errno=errno.ENOSYS,
+        )

@@ -1,0 +1,109 @@
+"""What comes back: one :class:`Result` for everything that ran. Pure data."""
+
+from __future__ import annotations
+
+import enum
+import signal as signals
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Verdict(enum.StrEnum):
+    """How a run ended, in the words graders use."""
+
+    OK = "OK"
+    RE = "RE"
+    """exited with a status other than 0"""
+    SG = "SG"
+    """killed by a signal that was not ours"""
+    TLE = "TLE"
+    """cpu or wall time limit"""
+    MLE = "MLE"
+    """memory limit"""
+    OLE = "OLE"
+    """output limit"""
+    DLE = "DLE"
+    """disk or file-size limit"""
+    PLE = "PLE"
+    """processes limit"""
+    SV = "SV"
+    """ended by the system-call policy"""
+    IE = "IE"
+    """the sandbox itself failed: says nothing about the program"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a program did, counted from outside the jail.
+
+    Times are seconds, sizes bytes. ``memory_peak_bytes`` is the most that the run's processes
+    held together at any look (and at least the largest single process's peak); None where
+    nothing could be read. ``enforced_by`` names, per limit, the mechanism that held it.
+    ``stdout``/``stderr`` hold at most the output limit; ``truncated`` names the streams that
+    had more.
+    """
+
+    verdict: Verdict
+    exit_code: int | None = None
+    signal: int | None = None
+    wall_time_s: float = 0.0
+    cpu_time_s: float = 0.0
+    memory_peak_bytes: int | None = None
+    processes_peak: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    truncated: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+    enforced_by: dict[str, str] = field(default_factory=dict)
+    message: str = ""
+    killed: bool = False
+    """the supervisor ended it"""
+    limit: str | None = None
+    """which limit ended it: ``cpu_time``, ``wall_time``, ``memory``, ``output``, …"""
+    context_switches_forced: int | None = None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict is Verdict.OK
+
+    @property
+    def exit_status(self) -> int:
+        """What ``jail run`` exits with (docs/reference.md, “Exit status”)."""
+        match self.verdict:
+            case Verdict.IE:
+                return 125
+            case Verdict.TLE:
+                return 124
+            case Verdict.MLE:
+                return 137
+            case Verdict.OLE:
+                return 128 + signals.SIGXFSZ
+        if self.signal is not None:
+            return 128 + self.signal
+        return self.exit_code if self.exit_code is not None else 125
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; bytes that aren't UTF-8 come out with U+FFFD in their place."""
+        return {
+            "verdict": self.verdict.value,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "exit_status": self.exit_status,
+            "wall_time_s": round(self.wall_time_s, 6),
+            "cpu_time_s": round(self.cpu_time_s, 6),
+            "memory_peak_bytes": self.memory_peak_bytes,
+            "processes_peak": self.processes_peak,
+            "stdout": self.stdout.decode("utf-8", "replace"),
+            "stderr": self.stderr.decode("utf-8", "replace"),
+            "stdout_bytes": self.stdout_bytes,
+            "stderr_bytes": self.stderr_bytes,
+            "truncated": list(self.truncated),
+            "denied": list(self.denied),
+            "enforced_by": dict(self.enforced_by),
+            "limit": self.limit,
+            "killed": self.killed,
+            "context_switches_forced": self.context_switches_forced,
+            "message": self.message,
+        }

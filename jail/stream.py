@@ -1,0 +1,80 @@
+"""The program's pipes: private ones, read and written by the supervisor alone, and counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import trio
+
+CHUNK_BYTES = 64 * 1024
+
+
+class OutputStream(trio.abc.ReceiveStream):
+    """What a program writes, up to the output limit.
+
+    Owns its fd. Past the limit the bytes are dropped, ``truncated`` is set and the run is ended:
+    however fast the flood, no more than the limit is ever held.
+    """
+
+    def __init__(self, fd: int, limit: int | None, on_excess: Callable[[], None]) -> None:
+        self._stream = trio.lowlevel.FdStream(fd)
+        self._limit = limit
+        self._on_excess = on_excess
+        self.total_bytes = 0
+        self.truncated = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """As trio's; b"" is the end, also where a terminal's other side has gone (EIO)."""
+        try:
+            data = bytes(await self._stream.receive_some(max_bytes or CHUNK_BYTES))
+        except trio.BrokenResourceError:
+            return b""
+        before, self.total_bytes = self.total_bytes, self.total_bytes + len(data)
+        if self._limit is None or self.total_bytes <= self._limit:
+            return data
+        if not self.truncated:
+            self.truncated = True
+            self._on_excess()
+        return data[: max(0, self._limit - before)]
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Collector:
+    """Reads one stream to its end into memory."""
+
+    def __init__(self, stream: OutputStream) -> None:
+        self._stream = stream
+        self._parts: list[bytes] = []
+
+    async def run(self) -> None:
+        while True:
+            total = self._stream.total_bytes
+            data = await self._stream.receive_some()
+            if self._stream.total_bytes == total:
+                return
+            if data:
+                self._parts.append(data)
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self._parts)
+
+
+async def feed(fd: int, data: bytes) -> None:
+    """Write it all and close; a program that doesn't read its input has every right to."""
+    async with trio.lowlevel.FdStream(fd) as stream:
+        try:
+            await stream.send_all(data)
+        except trio.BrokenResourceError:
+            return
+
+
+def open_pipe() -> tuple[int, int]:
+    """(read end, write end), both close-on-exec."""
+    return os.pipe2(os.O_CLOEXEC)

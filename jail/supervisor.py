@@ -1,0 +1,190 @@
+"""Opening jails: look, decide, launch, and the undo of each in the opposite order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from typing import Any
+
+import trio
+
+from jail.background import open_background
+from jail.host import HostFacts, open_runtime_dir, read_facts
+from jail.idmap import count_slices
+from jail.jail import Input, Jail
+from jail.kernel.process import kill_pidfd
+from jail.launcher import Launcher, open_launcher
+from jail.plan import DEVICES, Inputs, Plan, make_plan
+from jail.result import Result
+from jail.session import Session
+from jail.slot import SlotPool
+from jail.source import (
+    read_device,
+    read_host_tree,
+    read_inside,
+    read_rootfs,
+    read_source,
+)
+from jail.spec import JailSpec, make_spec
+from jail.user import HOST_GROUP, HOST_PASSWD
+
+END_TIMEOUT_S = 10.0
+
+
+class Supervisor:
+    """Keeps a zygote for each kind of ids, so that a jail costs a fork. Not for several threads.
+
+    Made by :func:`open_supervisor`.
+    """
+
+    def __init__(self, facts: HostFacts, stack: AsyncExitStack) -> None:
+        self.facts = facts
+        self._stack = stack
+        self._launchers: dict[str, Launcher] = {}
+        self._starting = trio.Lock()
+        self._slots: SlotPool | None = None
+        self._next = 0
+
+    @asynccontextmanager
+    async def open_jail(
+        self, spec: JailSpec | None = None, **options: Any
+    ) -> AsyncGenerator[Jail, None]:
+        """A jail for the length of the block; ``options`` as :func:`jail.make_spec` takes them.
+
+        Raises SpecError, HostError (with its remedy) or HelperError. When the block ends, by
+        whatever way, every process in the jail is dead.
+        """
+        plan = plan_jail(spec or make_spec(**options), self.facts)
+        launcher = await self._get_launcher(plan.ids)
+        slot = self._slots.lease() if plan.ids == "subuid" and self._slots else -1
+        try:
+            async with self._launch(plan, launcher, slot) as jail:
+                yield jail
+        finally:
+            if slot >= 0 and self._slots:
+                self._slots.release(slot)
+
+    @asynccontextmanager
+    async def _launch(
+        self, plan: Plan, launcher: Launcher, slot: int
+    ) -> AsyncGenerator[Jail, None]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        session = Session(ours)
+        self._next += 1
+        try:
+            async with open_background() as nursery:
+                nursery.start_soon(session.read)
+                with theirs:
+                    ids = plan.make_idmap(slot, self.facts)
+                    init = await launcher.clone(self._next, plan.clone_flags, ids, theirs)
+                try:
+                    await session.send_setup(plan.launch.to_wire())
+                    fds = await session.wait_ready()
+                    with closing(Jail(plan, session, init, fds, nursery)) as jail:
+                        yield jail
+                finally:
+                    await end_init(init[1])
+        finally:
+            session.close()
+
+    async def _get_launcher(self, ids: str) -> Launcher:
+        """The zygote for this kind of ids, started when it is first wanted, or anew if it died."""
+        async with self._starting:
+            launcher = self._launchers.get(ids)
+            if launcher is None or launcher.broken:
+                keep: tuple[int, ...] = ()
+                if ids == "subuid":
+                    keep = (self._open_slots().fd,)
+                launcher = await self._stack.enter_async_context(
+                    open_launcher(self.facts, ids, keep)
+                )
+                self._launchers[ids] = launcher
+            return launcher
+
+    def _open_slots(self) -> SlotPool:
+        if self._slots is None:
+            folder = open_runtime_dir(self.facts)
+            count = count_slices(self.facts.subuids, self.facts.subgids)
+            self._slots = SlotPool(folder, count)
+            self._stack.callback(self._slots.close)
+        return self._slots
+
+
+async def end_init(pidfd: int) -> None:
+    """Kill and wait, whoever is cancelled meanwhile; bounded, for a host that is stuck."""
+    kill_pidfd(pidfd)
+    with trio.move_on_after(END_TIMEOUT_S, shield=True):
+        await trio.lowlevel.wait_readable(pidfd)
+    os.close(pidfd)
+
+
+@asynccontextmanager
+async def open_supervisor(facts: HostFacts | None = None) -> AsyncGenerator[Supervisor, None]:
+    """For programs that open many jails: the first pays for the zygote, the others fork it.
+
+    When the block ends every jail is gone, and so is every helper process.
+    """
+    async with AsyncExitStack() as stack:
+        yield Supervisor(facts or read_facts(), stack)
+
+
+@asynccontextmanager
+async def open_jail(spec: JailSpec | None = None, **options: Any) -> AsyncGenerator[Jail, None]:
+    """One jail with a supervisor of its own; see :meth:`Supervisor.open_jail`."""
+    async with open_supervisor() as supervisor, supervisor.open_jail(spec, **options) as jail:
+        yield jail
+
+
+def run(
+    argv: Iterable[str | os.PathLike[str]],
+    *,
+    input: Input = b"",  # noqa: A002 - subprocess's word
+    timeout: float | str | None = None,
+    **options: Any,
+) -> Result:
+    """One program in a jail of its own, for people without trio; blocks until it is gone.
+
+    ``options`` as :func:`jail.make_spec` takes them (``memory="256m"``, …).
+    """
+
+    async def main() -> Result:
+        async with open_jail(**options) as jail:
+            return await jail.run(argv, input=input, timeout=timeout)
+
+    return trio.run(main)
+
+
+def plan_jail(spec: JailSpec, facts: HostFacts) -> Plan:
+    """Look at what the spec names, then decide. Starts nothing."""
+    return make_plan(spec, facts, read_inputs(spec, facts))
+
+
+def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
+    """Everything of the host that the plan depends on, looked at once."""
+    on_host = spec.rootfs == "host"
+    rootfs = None if on_host else read_rootfs(spec.rootfs)
+    passwd, group = HOST_PASSWD, HOST_GROUP
+    if rootfs is not None and spec.user is not None:
+        passwd = read_inside(rootfs.source.path, "etc/passwd")
+        group = read_inside(rootfs.source.path, "etc/group")
+    return Inputs(
+        host_tree=read_host_tree() if on_host else None,
+        rootfs=rootfs,
+        volumes=tuple(read_source(each.source, "volume") for each in spec.volumes),
+        devices=tuple(each for each in map(read_device, DEVICES) if each is not None),
+        passwd=passwd,
+        group=group,
+        filter=read_filter(spec.seccomp, facts),
+    )
+
+
+def read_filter(name: str, facts: HostFacts) -> bytes:
+    """The policy's BPF, b"" for unconfined."""
+    if name == "unconfined":
+        return b""
+    from jail.policy import load_policy, read_bpf
+
+    return read_bpf(load_policy(name), facts.cache_dir)
+

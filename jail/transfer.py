@@ -1,0 +1,193 @@
+"""Files across the boundary, and the only module that does it.
+
+The inside end is opened by the agent, inside, as the program's user, so a link leads nowhere
+else; what comes out is a descriptor, and only a regular file's is read or written. The outside
+end is walked by directory descriptors, never by a path with a stranger's name in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+import trio
+
+from jail.agent import wire
+from jail.errors import ProtocolError, SpecError, TransferError
+from jail.session import Session
+
+SMALL_BYTES = 256 * 1024
+CHUNK_BYTES = 1024 * 1024
+MAX_DEPTH = 64
+MAX_FILES = 100_000
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_inside_path(workdir: str, path: str) -> str:
+    """Absolute, inside; SpecError for NUL, nothing, or a ``..``."""
+    if not path or "\0" in path:
+        raise SpecError(f"path {path!r}: give a name")
+    if ".." in path.split("/"):
+        raise SpecError(f"path {path!r}: .. is not taken; name the place itself")
+    return os.path.join(workdir, path)
+
+
+async def put(session: Session, path: str, data: bytes, mode: int) -> None:
+    """Make or empty the file and write ``data``."""
+    fd = await _open(session, path, True, mode)
+    try:
+        if len(data) <= SMALL_BYTES:
+            _write_all(fd, data)
+        else:
+            await trio.to_thread.run_sync(_write_all, fd, data)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise TransferError(f"{path}: {os.strerror(code)}", errno=code) from None
+    finally:
+        os.close(fd)
+
+
+async def get(session: Session, path: str, max_bytes: int) -> bytes:
+    """The content, read up to ``max_bytes``: what a sparse giant claims to be is no matter."""
+    fd = await _open(session, path, False, 0)
+    try:
+        if os.fstat(fd).st_size <= SMALL_BYTES:
+            return _read_all(fd, path, max_bytes)
+        return await trio.to_thread.run_sync(_read_all, fd, path, max_bytes)
+    finally:
+        os.close(fd)
+
+
+async def _open(session: Session, path: str, write: bool, mode: int) -> int:
+    _, fds = await session.ask(wire.OpenFile, path, write, mode & 0o777)
+    if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
+        os.close(fds[0])
+        raise ProtocolError(f"from inside the jail: {path!r} opened as something else than a file")
+    return fds[0]
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view[:CHUNK_BYTES]) :]
+
+
+def _read_all(fd: int, path: str, max_bytes: int) -> bytes:
+    parts, total = [], 0
+    while data := os.read(fd, CHUNK_BYTES):
+        total += len(data)
+        if total > max_bytes:
+            raise TransferError(f"{path}: more than {max_bytes} bytes", errno=errno.EFBIG)
+        parts.append(data)
+    return b"".join(parts)
+
+
+async def put_tree(session: Session, source: str, path: str) -> None:
+    """The host's tree is the caller's own; it is read without following links out of it."""
+    try:
+        top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TransferError(f"{source}: {error.strerror}", errno=error.errno) from None
+    try:
+        await _put_dir(session, top, path, 0)
+    finally:
+        os.close(top)
+
+
+async def _put_dir(session: Session, dir_fd: int, path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise TransferError(f"{path}: more than {MAX_DEPTH} directories deep")
+    await session.ask(wire.MakeDir, path, 0o755)
+    for name in sorted(os.listdir(dir_fd)):
+        inside = f"{path}/{name}"
+        kind = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(kind):
+            await session.ask(wire.MakeLink, inside, os.readlink(name, dir_fd=dir_fd))
+        elif stat.S_ISDIR(kind):
+            with _open_below(dir_fd, name) as child:
+                await _put_dir(session, child.fd, inside, depth + 1)
+        elif stat.S_ISREG(kind):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(name, flags, dir_fd=dir_fd), "rb") as file:
+                data = await trio.to_thread.run_sync(file.read)
+            await put(session, inside, data, kind & 0o777)
+        else:
+            raise TransferError(f"{inside}: not a file, a directory or a link")
+
+
+@dataclass
+class _Budget:
+    """What a tree may still bring out."""
+
+    left_bytes: int
+    left_files: int = MAX_FILES
+    skipped: list[str] = field(default_factory=list)
+
+
+async def get_tree(session: Session, path: str, target: str, max_bytes: int) -> list[str]:
+    """Into a directory made here and now; what was skipped is returned, relative to ``path``."""
+    try:
+        os.mkdir(target, 0o700)
+        top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise TransferError(f"{target}: {error.strerror}", errno=error.errno) from None
+    budget = _Budget(max_bytes)
+    try:
+        await _get_dir(session, path, top, "", budget, 0)
+    finally:
+        os.close(top)
+    return budget.skipped
+
+
+async def _get_dir(
+    session: Session, path: str, dir_fd: int, below: str, budget: _Budget, depth: int
+) -> None:
+    if depth > MAX_DEPTH:
+        raise TransferError(f"{path}: more than {MAX_DEPTH} directories deep", errno=errno.ELOOP)
+    listed, _ = await session.ask(wire.ListDir, path)
+    for name, mode, _target in listed.entries:
+        check_name(name)
+        budget.left_files -= 1
+        if budget.left_files < 0:
+            raise TransferError(f"{path}: more than {MAX_FILES} files", errno=errno.EFBIG)
+        if stat.S_ISDIR(mode):
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+            with _open_below(dir_fd, name) as child:
+                inner = f"{below}{name}/"
+                await _get_dir(session, f"{path}/{name}", child.fd, inner, budget, depth + 1)
+        elif stat.S_ISREG(mode):
+            data = await get(session, f"{path}/{name}", max(budget.left_bytes, 0))
+            budget.left_bytes -= len(data)
+            _write_new(dir_fd, name, data, mode)
+        else:
+            budget.skipped.append(below + name)
+
+
+def check_name(name: str) -> None:
+    """One component, and none that leads elsewhere: the listing is a stranger's."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise ProtocolError(f"from inside the jail: {name[:80]!r} as a file's name")
+
+
+def _write_new(dir_fd: int, name: str, data: bytes, mode: int) -> None:
+    fd = os.open(name, NEW_FILE, 0o600 | (mode & 0o155), dir_fd=dir_fd)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
+class _open_below:  # noqa: N801 - reads as the verb it is
+    """A directory's fd for the length of a block, no link followed."""
+
+    def __init__(self, dir_fd: int, name: str) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.fd = os.open(name, flags, dir_fd=dir_fd)
+
+    def __enter__(self) -> _open_below:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)

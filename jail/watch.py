@@ -1,0 +1,119 @@
+"""What a jail's processes use, read from outside: the jail's own /proc, through an fd of ours.
+
+Without a cgroup this is the truth there is. It is sampled: what lived and died between two looks
+is known by its parent's books (waited-for children) or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+PSS_LINES: Final = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
+RSS_LINES: Final = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A line of ``/proc/PID/stat``: proc_pid_stat(5). Times in ticks."""
+
+    pid: int
+    parent: int
+    own: int
+    waited: int
+    threads: int
+
+
+def parse_stat(text: bytes) -> Stat:
+    """The name in it may hold anything, so the fields are counted from the last parenthesis."""
+    head, _, tail = text.rpartition(b")")
+    fields = tail.split()
+    own, waited = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+    return Stat(int(head.split(b" ", 1)[0]), int(fields[1]), own, waited, int(fields[17]))
+
+
+def read_stats(proc_fd: int) -> dict[int, Stat]:
+    """Every process of the jail, its init (pid 1) among them."""
+    stats = {}
+    for name in os.listdir(proc_fd):
+        if name.isdigit():
+            text = _read(proc_fd, f"{name}/stat")
+            if text:
+                stats[int(name)] = parse_stat(text)
+    return stats
+
+
+def read_memory(proc_fd: int, pids: list[int]) -> int:
+    """Resident anonymous and shared memory, in bytes. Pages shared by two count twice."""
+    return sum(_sum_lines(_read(proc_fd, f"{pid}/status"), RSS_LINES) for pid in pids)
+
+
+def read_exact_memory(proc_fd: int, pids: list[int]) -> int:
+    """The same with every page divided by its users; walks page tables, so not for every look.
+
+    It wants the right to ptrace, which the maker of a user namespace has over all inside.
+    """
+    total = 0
+    for pid in pids:
+        text = _read(proc_fd, f"{pid}/smaps_rollup")
+        total += _sum_lines(text, PSS_LINES) if text else read_memory(proc_fd, [pid])
+    return total
+
+
+def find_descendants(stats: dict[int, Stat], pid: int) -> set[int]:
+    """``pid`` and all that name it as an ancestor."""
+    found = {pid}
+    grown = True
+    while grown:
+        more = {each.pid for each in stats.values() if each.parent in found} - found
+        found |= more
+        grown = bool(more)
+    return found
+
+
+class CpuBook:
+    """The tree's cpu time, monotonic although processes vanish between two looks.
+
+    A child that was waited for has moved into its parent's ``waited``; one whose parent ignores
+    SIGCHLD moves nowhere, and would take its time with it if it weren't written down here.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, Stat] = {}
+        self._lost = 0
+        self._base = 0
+
+    def open(self, stats: dict[int, Stat]) -> None:
+        """Begin: what init has waited for so far is not ours."""
+        self._base = stats[1].waited if 1 in stats else 0
+
+    def update(self, stats: dict[int, Stat]) -> float:
+        """Seconds used up to this look."""
+        gone = sum(s.own + s.waited for pid, s in self._last.items() if pid not in stats)
+        grown = sum(s.waited - self._last[pid].waited for pid, s in stats.items() if pid in self._last)
+        self._lost += max(0, gone - grown)
+        self._last = stats
+        living = sum(s.own + s.waited for pid, s in stats.items() if pid != 1)
+        waited = stats[1].waited - self._base if 1 in stats else 0
+        return (living + waited + self._lost) / TICKS_PER_S
+
+
+def _read(proc_fd: int, path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 8192)
+    except OSError:  # ESRCH: it ended after the open
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _sum_lines(text: bytes, names: tuple[bytes, ...]) -> int:
+    lines = text.splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))

@@ -1,0 +1,187 @@
+"""PID 1 of a jail, from its first instruction to the moment it becomes the agent.
+
+One ladder, in the order the kernel wants. Every rung either holds or the process reports it and
+exits: nothing untrusted has run by then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from typing import Any, Final, NoReturn
+
+from jail.agent import server, wire
+from jail.kernel import mount, process
+from jail.launchplan import LaunchPlan
+from jail.zygote.fsops import Builder
+
+SIOCSIFFLAGS: Final = 0x8914
+IFF_UP: Final = 0x1
+SESSION_FD: Final = 3
+MAPPED_FD: Final = 4
+
+
+class StepError(Exception):
+    """A rung that did not hold: which, and the kernel's answer."""
+
+    def __init__(self, step: str, errno: int, detail: str = "") -> None:
+        super().__init__(step)
+        self.step, self.errno, self.detail = step, errno, detail
+
+
+def run_init(session_fd: int, mapped_fd: int) -> NoReturn:
+    """Build the jail, drop everything, serve. Ends with the supervisor's end of the session."""
+    try:
+        process.set_name("jail:init")
+        keep_only(session_fd, mapped_fd)
+        sock = socket.socket(fileno=SESSION_FD)
+        try:
+            plan = receive_plan(sock)
+            fds = climb(plan)
+        except StepError as error:
+            report = wire.SetupFailed(error.step, error.errno, error.detail)
+            sock.sendall(wire.pack_frame(report))
+            os._exit(1)
+        wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION)), fds)
+        for fd in fds:
+            os.close(fd)
+        process.set_name("jail:agent")
+        server.serve(sock)
+        os._exit(0)
+    except BaseException as error:
+        complain(error)
+    finally:
+        os._exit(1)
+
+
+def climb(plan: LaunchPlan) -> tuple[int, int]:
+    """The ladder. Gives the fds of the jail's /proc and of its scratch filesystem."""
+    builder = Builder(plan)
+    with rung("sources"):
+        builder.open_sources()
+    with rung("uid_map"):
+        wait_until_mapped()
+    with rung("setgroups"):
+        become(plan.builder, plan.drops_groups)
+    with rung("mounts private"):
+        mount.make_private()
+    builder.build(rung)
+    with rung("pivot_root"):
+        proc_fd, scratch_fd = builder.enter()
+    with rung("sethostname"):
+        socket.sethostname(plan.hostname)
+    if plan.loopback:
+        with rung("lo up"):
+            raise_loopback()
+    with rung("keyring"):
+        process.join_session_keyring()
+    forget_imports()
+    with rung("rlimit"):
+        for number, soft, hard in plan.rlimits:
+            set_limit(number, soft, hard)
+    with rung("capset"):
+        process.drop_capabilities()
+        become(plan.program, False)
+        process.clear_capabilities()
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+        # The zygote has one thread, so this is tied to the process: prctl(2).
+        process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+    with rung("seccomp"):
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+        if plan.filter:
+            process.load_filter(plan.filter)
+    return proc_fd, scratch_fd
+
+
+class rung:  # noqa: N801 - reads as a word of the ladder
+    """Names the step that an OSError inside belongs to."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise StepError(self._step, error.errno or 0, error.strerror or str(error)) from None
+
+
+def keep_only(session_fd: int, mapped_fd: int) -> None:
+    """0, 1, 2 are /dev/null, 3 the session, 4 the pipe; whatever else the zygote has is closed."""
+    session = fcntl.fcntl(session_fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    mapped = fcntl.fcntl(mapped_fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.dup2(session, SESSION_FD, inheritable=False)
+    os.dup2(mapped, MAPPED_FD, inheritable=False)
+    os.closerange(5, os.sysconf("SC_OPEN_MAX"))
+
+
+def receive_plan(sock: socket.socket) -> LaunchPlan:
+    """The Setup frame, and not a byte more: what follows it is the agent's to read."""
+    (size,) = wire.HEADER.unpack(_receive_exactly(sock, wire.HEADER.size))
+    setup = wire.unpack_body(_receive_exactly(sock, size), {"Setup": wire.Setup})
+    return LaunchPlan.from_wire(setup.plan)
+
+
+def _receive_exactly(sock: socket.socket, size: int) -> bytes:
+    data = sock.recv(size, socket.MSG_WAITALL)
+    if len(data) < size:
+        os._exit(0)  # the supervisor has gone
+    return data
+
+
+def wait_until_mapped() -> None:
+    """One byte from the zygote; the end of the pipe means it could not write the maps."""
+    if os.read(MAPPED_FD, 1) != b"1":
+        os._exit(1)
+    os.close(MAPPED_FD)
+
+
+def become(ids: tuple[int, int], drop_groups: bool) -> None:
+    """All three uids and gids; the supplementary groups go where the maps let them."""
+    uid, gid = ids
+    if drop_groups:
+        os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def raise_loopback() -> None:
+    """``ip link set lo up``; netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
+def forget_imports() -> None:
+    """From here on a file of the root filesystem could become our code: import nothing more."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+
+
+def set_limit(number: int, soft: int, hard: int) -> None:
+    """As asked, or the host's own hard limit where that is lower."""
+    _, most = resource.getrlimit(number)
+    if most != resource.RLIM_INFINITY:
+        hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(number, (soft, hard))
+
+
+def complain(error: BaseException) -> None:
+    """A bug of ours: tell the supervisor as far as the session still works."""
+    detail = f"{type(error).__name__}: {error}"[:500]
+    try:
+        os.write(SESSION_FD, wire.pack_frame(wire.SetupFailed("init", 0, detail)))
+    except OSError:
+        pass
+
+
