@@ -127,7 +127,11 @@ def attempt_in_child(
         "setting": make_setting(facts, timeout_s),
         "timeout_s": timeout_s,
     }
-    said = _ask(json.dumps(order).encode(), (timeout_s + 1) * len(names) + 10)
+    try:
+        said = _ask(json.dumps(order).encode(), (timeout_s + 1) * len(names) + 10)
+    except OSError as error:  # not even one process more, or no file for its pipe
+        words = f"no probing process: {error.strerror}"
+        return dict.fromkeys(names, Outcome(False, words, errno=error.errno))
     lines = (json.loads(line) for line in said.split(b"\n") if line.endswith(b"}"))
     found = {line.pop("name"): Outcome(**line) for line in lines}
     silent = Outcome(False, "the probing process gave no answer", errno=codes.ETIMEDOUT)

@@ -17,7 +17,7 @@ def try_seccomp(setting: Setting) -> str:
     """A filter that refuses one harmless call, and that call."""
     with at("seccomp"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        process.load_filter(_refuse(number(110, 173)))
+        process.load_filter(refuse_call(number(110, 173)))
     if os.getppid() != -1:  # the C library hands the refusal on
         raise Stuck("seccomp", None, "the filter was loaded but refuses nothing")
     return ""
@@ -66,7 +66,7 @@ def make_device_attempt(path: str) -> Attempt:
     return attempt
 
 
-def _refuse(call: int) -> bytes:
+def refuse_call(call: int) -> bytes:
     """Classic BPF: EPERM for one system call, everything else goes on."""
     load, jump, answer = 0x20, 0x15, 0x06
     program = (
