@@ -1,141 +1,250 @@
-# The environment that ci/demo, ci/test and ci/shell share; sourced by ci/shell, never run.
+# shellcheck shell=bash
+# Setting up the environment that ci/demo, ci/test and ci/shell share. Sourced by ci/shell.
 #
-# Called by root it is a container or a CI machine: install what is wanted, make an unprivileged
-# user with subordinate ids, copy the tree to a place of that user's, and go on as that user.
-# Called by anybody else: a virtual environment in the checkout and nothing more.
+# Called by root (a container, a CI machine): the host gets its packages and an unprivileged
+# user, the checkout is copied to a place that this user can read, and everything runs there as
+# that user. Called by anybody else: a virtual environment in the checkout, and nothing more.
+#
+#   /var/lib/jail-ci/lock             held while the host itself is changed
+#   /var/lib/jail-ci/KEY/lock         held while a checkout is copied or set up; KEY is its path's hash
+#   /var/lib/jail-ci/KEY/checkout     that path
+#   /var/lib/jail-ci/KEY/tree/        the copy
+#   /var/lib/jail-ci/KEY/venv-STAMP/  one for each state of what it is made from: a change never
+#                                     pulls it away from under a command that still runs
+#   /run/jail-ci/KEY/                 XDG_RUNTIME_DIR: short, for the paths of sockets
+#
+# tree/, venv-STAMP/ and the runtime directory are the user's, all above them is root's.
 
-readonly USER_NAME=jail-ci
-readonly APT_PACKAGES=(
-    acl attr bubblewrap busybox-static fuse-overlayfs fuse3 g++ gcc git iproute2 keyutils libc6-dev
-    libseccomp2 make passt procps python3 python3-numpy python3-venv rsync slirp4netns strace
-    uidmap util-linux
-)
+readonly CI_USER=jail-ci
+readonly STATE_DIR=/var/lib/jail-ci
+readonly RUNTIME_DIR=/run/jail-ci
 readonly SUBID_COUNT=65536
+# What nobody has used for this long may go; no run takes that long.
+readonly STALE_MINUTES=180
+
+readonly NEEDED_PACKAGES=(
+    acl attr bubblewrap busybox-static ca-certificates fuse-overlayfs fuse3 g++ gcc iproute2
+    keyutils libc6-dev libseccomp2 make passt procps python3 python3-numpy python3-venv rsync
+    slirp4netns strace uidmap util-linux
+)
+# Not in every release or on every architecture; a test that needs one says so.
+WANTED_PACKAGES=(shellcheck)
+[ "$(uname -m)" != x86_64 ] || WANTED_PACKAGES+=(gcc-multilib) # probes of the 32-bit system calls
+[ -x /usr/bin/node ] || WANTED_PACKAGES+=(nodejs)
+[ -x /usr/bin/java ] || WANTED_PACKAGES+=(default-jdk-headless)
 
 say() {
-    printf '%s\n' "$*" >&2
+    printf 'ci: %s\n' "$*" >&2
 }
 
+# 125, so that it is told from most answers of the command that was asked for.
 die() {
-    say "ci: $*"
-    exit 1
+    say "$*"
+    exit 125
 }
 
-# Networks fail; once is no reason to give up.
+# Networks fail; once is no reason to give up. The locks are ours, not a package's daemon's.
 try_twice() {
-    "$@" >&2 || { say "ci: trying again: $*"; sleep 5; "$@" >&2; }
+    "$@" 8>&- 9>&- && return
+    say "trying once more: $*"
+    sleep 5
+    "$@" 8>&- 9>&-
 }
 
-missing_packages() {
-    local package
-    for package in "${APT_PACKAGES[@]}"; do
-        dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' \
-            || printf '%s\n' "$package"
-    done
-    command -v /usr/bin/node >/dev/null || echo nodejs
-    command -v /usr/bin/java >/dev/null || echo default-jdk-headless
+hash_of() {
+    sha256sum | cut -c1-16
 }
 
-install_packages() {
-    local -a wanted
-    mapfile -t wanted < <(missing_packages)
-    ((${#wanted[@]})) || return 0
-    command -v apt-get >/dev/null || die "needs apt-get, or these installed: ${wanted[*]}"
-    say "ci: installing ${wanted[*]}"
-    try_twice apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive try_twice apt-get install -y -qq "${wanted[@]}" \
-        || die "apt-get could not install ${wanted[*]}"
-}
+# --- either way ------------------------------------------------------------------------------
 
-# The highest end of any range granted so far, so that ours overlaps with nobody's.
-next_subid() {
-    awk -F: '{ end = $2 + $3; if (end > most) most = end } END { print (most > 100000 ? most : 100000) }' \
-        /etc/subuid /etc/subgid
-}
-
-make_user() {
-    id "$USER_NAME" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$USER_NAME"
-    touch /etc/subuid /etc/subgid
-    local kind flag start
-    for kind in uid gid; do
-        grep -q "^$USER_NAME:" "/etc/sub$kind" && continue
-        start=$(next_subid)
-        flag=$([ "$kind" = uid ] && echo --add-subuids || echo --add-subgids)
-        usermod "$flag" "$start-$((start + SUBID_COUNT - 1))" "$USER_NAME"
-    done
-}
-
-# setpriv, not su: no PAM session, no shell between us and the command, signals go straight to it.
-as_user() {
-    setpriv --reuid "$USER_NAME" --regid "$USER_NAME" --init-groups "$@"
-}
-
-copy_tree() {
-    mkdir -p "$PLACE/tree"
-    rsync --archive --delete --exclude .git --filter ':- .gitignore' \
-        --chown "$USER_NAME:$USER_NAME" --chmod go+rX "$CHECKOUT/" "$PLACE/tree/"
-}
-
-make_runtime_dir() {
-    install -d -m 0700 -o "$USER_NAME" -g "$USER_NAME" "$PLACE/run"
-}
-
-# What the environment depends on; a change of it means setting up again.
-stamp() {
-    cat "$CHECKOUT/pyproject.toml" "$CHECKOUT/ci/setup.sh" | sha256sum | cut -d' ' -f1
-}
-
-is_set_up() {
-    [ -f "$PLACE/stamp" ] && [ "$(<"$PLACE/stamp")" = "$(stamp)" ] && [ -x "$VENV/bin/jail" ]
-}
-
-make_venv() {
-    say "ci: making the Python environment in $VENV"
-    "$@" /usr/bin/env -u PYTHONPATH "$(pick_python)" -m venv --clear "$VENV" >&2 \
-        || die "python3 -m venv failed; is python3-venv installed?"
-    try_twice "$@" "$VENV/bin/pip" install --quiet --disable-pip-version-check \
-        --editable "$TREE[dev]" || die "pip could not install the packages"
-}
-
-# The system's interpreter where there is one that is new enough: another may lie in a directory
+# The system's own interpreter where it is new enough: the first in PATH may lie in a directory
 # that the unprivileged user can't enter.
-pick_python() {
+find_python() {
     local python
-    for python in /usr/bin/python3 /usr/bin/python3.1[1-9] "$(command -v python3)"; do
+    for python in /usr/bin/python3 /usr/bin/python3.{14,13,12,11} "$(type -P python3 || true)"; do
         if [ -x "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
             printf '%s\n' "$python"
             return
         fi
     done
-    die "needs Python 3.11 or later"
+    return 1
 }
 
-set_up_as_root() {
-    PLACE=/var/lib/jail-ci/$(printf %s "$CHECKOUT" | sha256sum | cut -c1-16)
+# All that an environment is made from: what changes one of these makes a new one.
+read_stamp() {
+    { cat "$CHECKOUT"/{pyproject.toml,ci/setup.sh,ci/shell} && readlink -f /usr/bin/python3; } | hash_of
+}
+
+# make_venv RUN…: in $VENV, with the package itself taken from $TREE; RUN… goes before each command.
+make_venv() {
+    local python
+    python=$(find_python) || die "Python 3.11 or later is needed; install python3.11 and python3.11-venv"
+    say "making a Python environment in $VENV"
+    "$@" "$python" -m venv --clear "$VENV" \
+        || die "'$python -m venv' failed, see above; on Debian and Ubuntu: apt install python3-venv"
+    try_twice "$@" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --editable "${TREE}[dev]" || die "pip could not install what pyproject.toml asks for, see above"
+}
+
+# --- called by root ----------------------------------------------------------------------------
+
+prepare_as_root() {
+    PLACE=$STATE_DIR/$(printf %s "$CHECKOUT" | hash_of)
     TREE=$PLACE/tree
-    VENV=$PLACE/venv
+    VENV=$PLACE/venv-$(read_stamp)
     mkdir -p "$PLACE"
     exec 9>"$PLACE/lock"
     flock 9
-    if ! is_set_up; then
-        install_packages
-        make_user
-        copy_tree
-        chown "$USER_NAME:$USER_NAME" "$PLACE"
-        make_venv as_user env HOME="/home/$USER_NAME" PIP_CONFIG_FILE="${PIP_CONFIG_FILE:-}"
-        stamp >"$PLACE/stamp"
-    fi
-    copy_tree
+    is_ready || prepare_host
+    copy_tree "$CHECKOUT" "$TREE" "$CI_USER:$CI_USER"
     make_runtime_dir
+    describe_user
+    is_ready || prepare_venv
+    : >"$VENV.ready" # a new date: it is in use
     exec 9>&-
 }
 
-set_up_as_user() {
-    PLACE=$CHECKOUT/.venv
+is_ready() {
+    [ -e "$VENV.ready" ] && [ -x "$VENV/bin/jail" ] && id -u "$CI_USER" >/dev/null 2>&1
+}
+
+prepare_host() {
+    exec 8>"$STATE_DIR/lock"
+    flock 8
+    install_packages
+    make_user
+    exec 8>&-
+}
+
+prepare_venv() {
+    printf '%s' "$CHECKOUT" >"$PLACE/checkout"
+    forget_the_stale
+    read_package_sources
+    install -d -o "$CI_USER" -g "$CI_USER" "$VENV"
+    (cd "$TREE" && make_venv "${AS_USER[@]}" "${SOURCES[@]}")
+}
+
+install_packages() {
+    local package
+    local -a packages
+    mapfile -t packages < <(missing_of "${NEEDED_PACKAGES[@]}" "${WANTED_PACKAGES[@]}")
+    ((${#packages[@]})) || return 0
+    type -P apt-get >/dev/null || die "no apt-get here; please install: ${packages[*]}"
+    say "installing ${packages[*]}"
+    try_twice apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
+    apt_install "${packages[@]}" && return
+    # One that can't be had must not keep the others away.
+    mapfile -t packages < <(missing_of "${NEEDED_PACKAGES[@]}")
+    apt_install "${packages[@]}" || die "apt-get could not install: ${packages[*]}"
+    for package in $(missing_of "${WANTED_PACKAGES[@]}"); do
+        apt_install "$package" || say "going on without $package: apt-get could not install it"
+    done
+}
+
+missing_of() {
+    local package
+    for package in "$@"; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] \
+            || printf '%s\n' "$package"
+    done
+}
+
+apt_install() {
+    [ $# -gt 0 ] || return 0
+    DEBIAN_FRONTEND=noninteractive try_twice apt-get install --yes -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 "$@"
+}
+
+make_user() {
+    touch /etc/subuid /etc/subgid # with these there, useradd itself may grant a range
+    id -u "$CI_USER" >/dev/null 2>&1 || useradd --create-home --user-group --shell /bin/bash "$CI_USER"
+    grant_subids --add-subuids /etc/subuid
+    grant_subids --add-subgids /etc/subgid
+}
+
+grant_subids() {
+    local option=$1 file=$2 first
+    ! grep -q "^$CI_USER:" "$file" || return 0
+    first=$(next_subid /etc/subuid /etc/subgid)
+    usermod "$option" "$first-$((first + SUBID_COUNT - 1))" "$CI_USER"
+}
+
+# next_subid FILE…: the first id above all ranges that were granted, so that ours meets nobody's.
+next_subid() {
+    awk -F: '
+        { end = $2 + $3; if (end > next_id) next_id = end }
+        END { printf "%d\n", (next_id > 100000 ? next_id : 100000) }
+    ' "$@"
+}
+
+# What is left from checkouts that are gone, and from earlier states of this one.
+forget_the_stale() {
+    local ready place
+    find "$PLACE" -maxdepth 1 -name 'venv-*.ready' -mmin +"$STALE_MINUTES" -delete
+    for ready in "$PLACE"/venv-*/; do
+        [ ! -d "$ready" ] || [ -e "${ready%/}.ready" ] || rm -rf "$ready"
+    done
+    find "$STATE_DIR" -mindepth 2 -maxdepth 2 -name lock -mmin +"$STALE_MINUTES" -printf '%h\n' \
+        | while read -r place; do
+            [ -e "$(cat "$place/checkout" 2>/dev/null)/ci/shell" ] || rm -rf "$place"
+        done
+}
+
+# copy_tree FROM TO OWNER: what .gitignore names is neither copied nor deleted (caches stay warm),
+# unless the folder around it is gone ('p').
+copy_tree() {
+    rsync --archive --delete --exclude .git --filter ".-p $1/.gitignore" \
+        --chown "$3" --chmod go+rX,go-w "$1/" "$2/" || die "could not copy $1 to $2"
+}
+
+make_runtime_dir() {
+    local dir=$RUNTIME_DIR/${PLACE##*/}
+    [ -d "$dir" ] || { mkdir -p "$RUNTIME_DIR" && install -d -m 0700 -o "$CI_USER" -g "$CI_USER" "$dir"; }
+}
+
+# AS_USER: goes before a command that the user shall run. What a login would give, and nothing of
+# the caller's but the terminal and whether it's CI. setpriv, not su: no session and no shell in
+# between, so signals and the exit status are the command's own. No capability is inherited; the
+# bounding set stays, since newuidmap needs it.
+describe_user() {
+    AS_USER=(
+        setpriv --reuid "$CI_USER" --regid "$CI_USER" --init-groups --inh-caps=-all
+        env -i HOME="$(getent passwd "$CI_USER" | cut -d: -f6)" USER="$CI_USER" LOGNAME="$CI_USER"
+        SHELL=/bin/bash LANG=C.UTF-8 TERM="${TERM:-dumb}" ${CI:+"CI=$CI"}
+        PATH="$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        XDG_RUNTIME_DIR="$RUNTIME_DIR/${PLACE##*/}" JAIL_CI_VENV="$VENV"
+    )
+}
+
+# The caller's settings for where Python packages come from, as NAME=VALUE; for pip alone.
+read_package_sources() {
+    local name
+    SOURCES=()
+    for name in $(compgen -e); do
+        case $name in
+            PIP_* | *_proxy | *_PROXY | SSL_CERT_* | REQUESTS_CA_BUNDLE) SOURCES+=("$name=${!name}") ;;
+        esac
+    done
+}
+
+# --- called by anybody else ----------------------------------------------------------------------
+
+prepare_as_user() {
+    local stamp
     TREE=$CHECKOUT
-    VENV=${JAIL_CI_VENV:-$PLACE}
-    [ -n "${JAIL_CI_VENV:-}" ] && return
-    is_set_up && return
-    make_venv env
-    stamp >"$PLACE/stamp"
+    VENV=${JAIL_CI_VENV:-$CHECKOUT/.venv}
+    [ -z "${JAIL_CI_VENV:-}" ] || return 0 # within such an environment, or one made by hand
+    stamp=$(read_stamp)
+    ! has_stamp "$stamp" || return 0
+    exec 9<"$CHECKOUT/pyproject.toml"
+    flock 9
+    if ! has_stamp "$stamp"; then
+        make_venv env -u PYTHONPATH -u PYTHONHOME
+        printf '%s\n' "$stamp" >"$VENV/stamp"
+    fi
+    exec 9>&-
+}
+
+has_stamp() {
+    [ -r "$VENV/stamp" ] && [ "$(<"$VENV/stamp")" = "$1" ]
 }

@@ -8,7 +8,7 @@ the user and 1…N are the subordinate ids, so that the jail's own maps need no 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 SLICE_IDS = 256
@@ -88,26 +88,31 @@ def make_slice(slot: int, program: tuple[int, int], user_as: tuple[int, int] | N
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=512)
 def _cut_slice(slot: int, program_id: int, user_id: int | None) -> Map:
     base = 1 + slot * SLICE_IDS
-    outside = {inside: base + inside for inside in range(SLICE_IDS - 2)}
-    outside.setdefault(program_id, base + SLICE_IDS - 2)
-    outside.setdefault(OVERFLOW_ID, base + SLICE_IDS - 1)
+    low = SLICE_IDS - 2
+    extents = [Extent(0, base, low)]
+    for spare, inside in ((low, program_id), (low + 1, OVERFLOW_ID)):
+        if inside >= low and inside != extents[-1].inside:
+            extents.append(Extent(inside, base + spare, 1))
     if user_id is not None:
-        outside[user_id] = OUTER_USER_ID
-    return _join_runs(sorted(outside.items()))
+        extents = [part for each in extents for part in _without(each, user_id)]
+        extents.append(Extent(user_id, OUTER_USER_ID, 1))
+    return tuple(sorted(extents))
 
 
-def _join_runs(pairs: Sequence[tuple[int, int]]) -> Map:
-    runs: list[Extent] = []
-    for inside, outside in pairs:
-        last = runs[-1] if runs else None
-        if last and inside == last.inside + last.count and outside == last.outside + last.count:
-            runs[-1] = last._replace(count=last.count + 1)
-        else:
-            runs.append(Extent(inside, outside, 1))
-    return tuple(runs)
+def _without(extent: Extent, inside: int) -> list[Extent]:
+    """The extent with one id cut out of it."""
+    before = inside - extent.inside
+    if not 0 <= before < extent.count:
+        return [extent]
+    after = extent.count - before - 1
+    parts = [
+        Extent(extent.inside, extent.outside, before),
+        Extent(inside + 1, extent.outside + before + 1, after),
+    ]
+    return [part for part in parts if part.count > 0]
 
 
 def format_map(extents: Map) -> bytes:

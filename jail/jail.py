@@ -13,7 +13,7 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import open_background
-from jail.errors import JailBroken, ProgramError, ProtocolError
+from jail.errors import JailBroken, ProtocolError
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
@@ -23,8 +23,9 @@ from jail.spec import ProgramSpec, check_argv, check_env
 from jail.stream import Collector, OutputStream, feed, open_pipe
 from jail.units import parse_size, parse_time
 
-ENOENT_STATUS, OTHER_STATUS = 127, 126
-DRAIN_S = 0.2
+SHORT_RUN_S = 0.002
+"""A program that ends within this needs no tasks beside it: nothing to look at, and what it
+wrote waits in the pipes."""
 PIPE_BYTES = 64 * 1024
 TERMINAL_SIZE = (24, 80)
 
@@ -59,6 +60,7 @@ class Jail:
             enforced_by=plan.enforced_by,
             kill=self.kill,
         )
+        session.on_break = self.kill
 
     @property
     def enforced_by(self) -> Mapping[str, str]:
@@ -93,14 +95,18 @@ class Jail:
         async with self._open_process(program, stdin=data) as process:
             assert process.stdout is not None and process.stderr is not None
             out, err = Collector(process.stdout), Collector(process.stderr)
-            async with open_background() as nursery:
-                drained = [_start_reader(nursery, each) for each in (out, err)]
-                result = await process.wait()
-                # All it left is dead by now, unless another run of this jail holds the pipes.
-                with trio.move_on_after(DRAIN_S):
-                    for each in drained:
-                        await each.wait()
-            return add_output(result, process, out.data, err.data)
+            with trio.move_on_after(SHORT_RUN_S):
+                await process.wait()
+            if process.returncode is None:
+                process.start_watch()
+                async with open_background() as nursery:
+                    nursery.start_soon(out.run)
+                    nursery.start_soon(err.run)
+                    await process.wait()
+            # All it left is dead by now, unless another run of this jail holds the pipes.
+            out.drain()
+            err.drain()
+            return add_output(await process.wait(), process, out.data, err.data)
 
     @asynccontextmanager
     async def start(
@@ -123,6 +129,8 @@ class Jail:
         program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
         program = replace(program, terminal=terminal)
         async with self._open_process(program, stdin=None, size=size) as process:
+            await process.wait_started()
+            process.start_watch()
             yield process
 
     @asynccontextmanager
@@ -135,46 +143,31 @@ class Jail:
     ) -> AsyncGenerator[Process, None]:
         """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
         limits = merge_limits(self.plan.spec.limits, program)
-        with self._session.open_run() as (number, call), ExitStack() as streams:
-            self._view.running.add(number)
-            process = Process(self._view, number, call, limits, None, None)
+        process = Process(self._view, limits, self._nursery)
+        with self._session.open_run(process) as number, ExitStack() as streams:
+            process.begin(number)
             try:
-                process.open_books()
                 if program.terminal:
-                    await self._exec_on_terminal(process, number, call, program, size, streams)
+                    await self._exec_on_terminal(process, number, program, size, streams)
                 else:
-                    await self._exec_on_pipes(process, number, call, program, stdin, streams)
-            except BaseException:
-                self._view.running.discard(number)
-                process.release()
-                raise
-            self._nursery.start_soon(self._supervise, process, number)
-            try:
+                    await self._exec_on_pipes(process, number, program, stdin, streams)
                 yield process
             finally:
                 process.kill()
                 with trio.CancelScope(shield=True):
-                    await process.wait()
-
-    async def _supervise(self, process: Process, number: int) -> None:
-        try:
-            await process.supervise()
-        finally:
-            self._view.running.discard(number)
+                    await process.wait_gone()
 
     async def _exec_on_pipes(
         self,
         process: Process,
         number: int,
-        call: Any,
         program: ProgramSpec,
         data: bytes | None,
         streams: ExitStack,
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
         with ExitStack() as theirs:
-            in_r = self._open_stdin(process, data, streams, theirs)
-            ends = [in_r]
+            ends = [self._open_stdin(process, data, streams, theirs)]
             for name in ("stdout", "stderr"):
                 reader, writer = open_pipe()
                 theirs.callback(os.close, writer)
@@ -182,9 +175,7 @@ class Jail:
                 streams.callback(stream.close)
                 setattr(process, name, stream)
                 ends.append(writer)
-            message = wire.Exec(number, *self._make_exec(program))
-            await self._session.send(message, ends)
-            await self._accept_start(process, call)
+            await self._session.send(wire.Exec(number, *self._make_exec(program)), ends)
 
     def _open_stdin(
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
@@ -207,18 +198,18 @@ class Jail:
         self,
         process: Process,
         number: int,
-        call: Any,
         program: ProgramSpec,
         size: tuple[int, int],
         streams: ExitStack,
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
-        message = wire.ExecTerminal(number, *self._make_exec(program), *size)
-        await self._session.send(message)
-        master = await self._accept_start(process, call)
+        await self._session.send(wire.ExecTerminal(number, *self._make_exec(program), *size))
+        await process.wait_started()
+        master = process.terminal_fd
+        if master is None:
+            raise ProtocolError("from inside the jail: a terminal that isn't one")
         process.stdin = trio.lowlevel.FdStream(os.dup(master))
         streams.callback(process.stdin.close)
-        process.terminal_fd = master
         process.stdout = OutputStream(master, limit, lambda: process.breach("output"))
         streams.callback(process.stdout.close)
 
@@ -229,23 +220,6 @@ class Jail:
 
     def _own_rlimits(self) -> list[list[int]]:
         return [list(each) for each in self.plan.program_rlimits]
-
-    async def _accept_start(self, process: Process, call: Any) -> int:
-        """Started, with what it brought; the terminal's master where there is one, else -1."""
-        message, fds = await call.get()
-        if isinstance(message, wire.NotStarted):
-            status = ENOENT_STATUS if message.errno == 2 else OTHER_STATUS
-            raise ProgramError(message.detail[:1000], exit_status=status, errno=message.errno)
-        if not isinstance(message, wire.Started | wire.StartedTerminal):
-            raise ProtocolError("from inside the jail: the end of a program before its start")
-        try:
-            process.accept_start(message, fds)
-        except ProtocolError:
-            self.kill()
-            for fd in fds[1:]:
-                os.close(fd)
-            raise
-        return fds[1] if len(fds) > 1 else -1
 
     # -- files --------------------------------------------------------------------------------
 
@@ -326,14 +300,3 @@ def add_output(result: Result, process: Process, stdout: bytes, stderr: bytes) -
         stdout_bytes=process.stdout.total_bytes,
         stderr_bytes=process.stderr.total_bytes,
     )
-
-
-def _start_reader(nursery: trio.Nursery, collector: Collector) -> trio.Event:
-    done = trio.Event()
-
-    async def read() -> None:
-        await collector.run()
-        done.set()
-
-    nursery.start_soon(read)
-    return done

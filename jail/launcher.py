@@ -48,7 +48,8 @@ class Launcher:
         self._sock = sock
         self._replies: dict[int, _Reply] = {}
         self._unshared = _Reply()
-        self.broken = False
+        self.gone = trio.Event()
+        """set when the zygote has hung up: it serves nobody any more"""
 
     @property
     def pid(self) -> int:
@@ -108,7 +109,7 @@ class Launcher:
         except OSError:
             return
         finally:
-            self.broken = True
+            self.gone.set()
             for reply in (*self._replies.values(), self._unshared):
                 reply.event.set()
 

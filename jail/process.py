@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -13,11 +15,10 @@ import trio
 
 from jail import watch
 from jail.agent import wire
-from jail.background import open_background
-from jail.errors import JailBroken, ProtocolError
+from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
 from jail.result import Result
-from jail.session import Call, Session
+from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
 from jail.units import format_size
@@ -28,6 +29,8 @@ LONGEST_PAUSE_S: Final = 0.05
 SHORTEST_PAUSE_S: Final = 0.002
 FASTEST_GROWTH_BYTES_PER_S: Final = 4 * 2**30
 KILL_GRACE_S: Final = 2.0
+ENOENT_STATUS: Final = 127
+OTHER_STATUS: Final = 126
 CPUS: Final = os.cpu_count() or 1
 LOOK_SHARE: Final = 20
 """A look at a jail of many processes takes long; at most one part in so many goes into looking."""
@@ -54,8 +57,8 @@ class JailView:
     enforced_by: Mapping[str, str]
     kill: Any
     """kills the whole jail, synchronously"""
-    running: set[int] = field(default_factory=set)
-    """numbers of the runs now under way"""
+    running: dict[int, Process] = field(default_factory=dict)
+    """the runs now under way, by number"""
 
 
 class Process:
@@ -65,22 +68,14 @@ class Process:
     output, which whoever reads the streams has).
     """
 
-    def __init__(
-        self,
-        view: JailView,
-        run: int,
-        call: Call,
-        limits: Limits,
-        stdout: OutputStream | None,
-        stderr: OutputStream | None,
-    ) -> None:
+    def __init__(self, view: JailView, limits: Limits, nursery: trio.Nursery) -> None:
         self._view = view
-        self._run = run
-        self._call = call
         self._limits = limits
+        self._nursery = nursery
+        self._run = 0
         self.stdin: trio.abc.SendStream | None = None
-        self.stdout = stdout
-        self.stderr = stderr
+        self.stdout: OutputStream | None = None
+        self.stderr: OutputStream | None = None
         self.terminal_fd: int | None = None
         self.pidfd = -1
         self._pid_inside = 0
@@ -88,11 +83,14 @@ class Process:
         self._ended_s = 0.0
         self._breaches: list[Breach] = []
         self._killed = False
-        self._doomed = trio.Event()
-        self._exited = trio.Event()
+        self._watched = False
+        self._wake = trio.Event()
+        self._started = trio.Event()
+        self._done = trio.Event()
+        self._refusal: ProgramError | None = None
         self._result: Result | None = None
         self._book = watch.CpuBook()
-        self._last_forced: int | None = None
+        self._had_company = False
         self.usage = Usage()
 
     @property
@@ -104,19 +102,29 @@ class Process:
             return -self._result.signal
         return self._result.exit_code
 
-    @property
-    def breached(self) -> bool:
-        return bool(self._breaches)
-
     async def wait(self) -> Result:
-        """Until it has ended and nothing of it is left."""
-        await self._exited.wait()
+        """Until it has ended and nothing of it is left. ProgramError if it never started."""
+        await self._done.wait()
+        if self._refusal is not None:
+            raise self._refusal
         assert self._result is not None
         return self._result
 
+    async def wait_gone(self) -> None:
+        """As ``wait``, whatever became of it."""
+        await self._done.wait()
+
+    async def wait_started(self) -> None:
+        """Until it runs (or has run); ProgramError if it can't, JailBroken if the jail broke."""
+        await self._started.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        if self.pidfd < 0 and self._result is not None and self._result.exit_code is None:
+            raise JailBroken(self._result.message)
+
     def send_signal(self, number: int) -> None:
         """To its first process; no-op when that has ended."""
-        if self._result is None and self.pidfd >= 0:
+        if self.pidfd >= 0:
             kill_pidfd(self.pidfd, number)
 
     def terminate(self) -> None:
@@ -124,8 +132,12 @@ class Process:
 
     def kill(self) -> None:
         """End it and all it started; ``wait`` tells when that is done."""
+        if self._done.is_set():
+            return
         self._killed = True
-        self._doomed.set()
+        self.start_watch()
+        self._wake.set()
+        self.send_signal(signal.SIGKILL)
 
     def breach(self, limit: str, *, soft: bool = False) -> None:
         """Write down that a limit was reached; a hard one ends the run."""
@@ -135,50 +147,79 @@ class Process:
         if not soft:
             self.kill()
 
-    # -- the task beside it -------------------------------------------------------------------
+    # -- what the session tells ---------------------------------------------------------------
 
-    def accept_start(self, message: Any, fds: list[int]) -> None:
-        """Take the pidfd, after the kernel has said that it is a process of this jail."""
+    def begin(self, run: int) -> None:
+        """The run's number; what the jail has used so far is not this run's."""
+        self._run = run
+        for other in self._view.running.values():
+            other._had_company = self._had_company = True
+        self._view.running[run] = self
+        self._book.open(watch.read_init(self._view.proc_fd))
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        """Started, then Exited; or NotStarted. ProtocolError for what an honest agent never says."""
+        if isinstance(message, wire.Started | wire.StartedTerminal):
+            self._accept_start(message, fds)
+        elif isinstance(message, wire.NotStarted):
+            self._refuse(message)
+        else:
+            self._accept_exit(message)
+
+    def fail(self, error: Exception) -> None:
+        """The session broke. Where we had to kill the jail for a limit, the limit is the cause."""
+        if not self._done.is_set():
+            self._close_books(None, None if self._breaches else str(error))
+
+    def _accept_start(self, message: Any, fds: list[int]) -> None:
+        if self._started.is_set():
+            for fd in fds:
+                os.close(fd)
+            raise ProtocolError("from inside the jail: a program that starts twice")
         self.pidfd, self._pid_inside = fds[0], message.pid
+        if len(fds) > 1:
+            self.terminal_fd = fds[1]
+        self._started.set()
         info = pidfd_info(self.pidfd)
         alive = info is not None and info.wait_status is None
         if alive and info is not None and info.ppid not in (self._view.init_pid, 0):
             raise ProtocolError("from inside the jail: a pidfd that is no child of the agent")
+        if self._killed:
+            self.send_signal(signal.SIGKILL)
 
-    async def supervise(self) -> None:
-        """Look, judge, kill when it is time; then close the books. Raises nothing of its own."""
-        failure: str | None = "the jail was closed"
-        exited: wire.Exited | None = None
-        try:
-            async with open_background() as nursery:
-                nursery.start_soon(self._watch)
-                exited = await self._wait_exit()
-                failure = None
-        except (JailBroken, OSError) as error:
-            # Where we had to kill the whole jail for a limit, the limit is the cause.
-            failure = None if self.breached else str(error)
-            self._view.kill()
-        finally:
-            self._close_books(exited, failure)
+    def _refuse(self, message: wire.NotStarted) -> None:
+        status = ENOENT_STATUS if message.errno == errno.ENOENT else OTHER_STATUS
+        self._refusal = ProgramError(
+            message.detail[:1000], exit_status=status, errno=message.errno
+        )
+        self._finish()
 
-    async def _wait_exit(self) -> wire.Exited:
-        message, _ = await self._call.get()
+    def _accept_exit(self, message: wire.Exited) -> None:
         self._ended_s = trio.current_time() - self._began
-        if not isinstance(message, wire.Exited):
-            raise ProtocolError(f"from inside the jail: {type(message).__name__} of a running program")
+        if self.pidfd < 0:
+            raise ProtocolError("from inside the jail: the end of a program before its start")
         if not is_dead(self.pidfd):
             raise ProtocolError("from inside the jail: the end of a program that still runs")
-        return message
+        self._close_books(message, None)
+
+    # -- the task beside it -------------------------------------------------------------------
+
+    def start_watch(self) -> None:
+        """Begin to look at it; the first milliseconds of a program need no watching."""
+        if not self._watched:
+            self._watched = True
+            self._nursery.start_soon(self._watch)
 
     async def _watch(self) -> None:
-        """Sampling, for as long as it runs; :meth:`_judge` decides."""
+        """Look, and end it when it is time; until it has ended."""
         pause = FIRST_LOOK_S
-        while True:
-            with trio.move_on_after(self._cut_to_deadline(pause)):
-                await self._doomed.wait()
-            if self._doomed.is_set():
+        while not self._done.is_set():
+            if self._killed:
                 await self._put_to_death()
                 return
+            with trio.move_on_after(self._cut_to_deadline(pause)):
+                await self._wake.wait()
+                continue
             looked = trio.current_time()
             await self._look()
             pause = max(self._find_pause(), (trio.current_time() - looked) * LOOK_SHARE)
@@ -207,11 +248,15 @@ class Process:
             stats = {pid: stat for pid, stat in stats.items() if pid in family}
         others = [pid for pid in stats if pid != 1]
         usage = self.usage
-        usage.cpu_time_s = max(usage.cpu_time_s, self._book.update(stats))
+        usage.cpu_time_s = max(usage.cpu_time_s, self._update_book(stats))
         usage.processes_peak = max(usage.processes_peak, len(others))
         usage.memory_bytes = await self._measure(others)
         usage.memory_peak_bytes = max(usage.memory_peak_bytes, usage.memory_bytes)
         self._judge(sum(stats[pid].threads for pid in others))
+
+    def _update_book(self, stats: dict[int, watch.Stat]) -> float:
+        had_company, self._had_company = self._had_company, len(self._view.running) > 1
+        return self._book.update(stats, not had_company)
 
     async def _measure(self, pids: list[int]) -> int:
         """The cheap sum; the exact one before anybody is killed for it."""
@@ -246,18 +291,22 @@ class Process:
             self.breach("disk", soft=True)
 
     async def _put_to_death(self) -> None:
-        """The first process by our own hand, what descends from it by the agent's, or the jail."""
+        """The first process has its SIGKILL; the agent does the rest, or the jail goes."""
         if len(self._view.running) > 1:
-            await self._view.session.send(wire.KillTree(self._run))
-        kill_pidfd(self.pidfd)
-        await trio.sleep(KILL_GRACE_S)
-        self._view.kill()
+            with suppress(JailBroken):
+                await self._view.session.send(wire.KillTree(self._run))
+        with trio.move_on_after(KILL_GRACE_S):
+            await self._done.wait()
+        if not self._done.is_set():
+            self._view.kill()
 
     def _close_books(self, exited: wire.Exited | None, failure: str | None) -> None:
         code = number = None
         if exited is not None:
             code, number = wait_status_parts(read_wait_status(self.pidfd, exited.status))
             self._take_final_use(exited)
+        elif failure is None:
+            number = signal.SIGKILL
         facts = Facts(
             exit_code=code,
             signal=number,
@@ -278,30 +327,30 @@ class Process:
             message=failure or describe_limit(limit, self._limits),
             killed=self._killed,
             limit=limit,
-            context_switches_forced=self._last_forced,
+            context_switches_forced=None if exited is None else exited.switches,
         )
+        self._finish()
+
+    def _finish(self) -> None:
+        self._view.running.pop(self._run, None)
         self.release()
-        self._exited.set()
+        self._started.set()
+        self._done.set()
+        self._wake.set()
 
     def _take_final_use(self, exited: wire.Exited) -> None:
         """The kernel's books of init beside the agent's word: the greater counts."""
-        usage = self.usage
+        usage, limits = self.usage, self._limits
         if len(self._view.running) == 1:
-            usage.cpu_time_s = max(
-                usage.cpu_time_s, self._book.update(watch.read_stats(self._view.proc_fd))
-            )
+            # All it left has been killed and reaped, so init is the only one to ask.
+            seconds = self._update_book(watch.read_init(self._view.proc_fd))
+            usage.cpu_time_s = max(usage.cpu_time_s, seconds)
         usage.cpu_time_s = max(usage.cpu_time_s, exited.cpu_us / 1e6)
         usage.memory_peak_bytes = max(usage.memory_peak_bytes, exited.maxrss_kib * 1024)
-        self._last_forced = exited.switches
-        limits = self._limits
-        if limits.cpu_time_s is not None and usage.cpu_time_s > limits.cpu_time_s:
-            if not self._breaches:
-                self.breach("cpu_time")
+        late = limits.cpu_time_s is not None and usage.cpu_time_s > limits.cpu_time_s
+        if late and not self._breaches:
+            self._breaches.append(Breach("cpu_time", self._ended_s))
         self._note_disk()
-
-    def open_books(self) -> None:
-        """Before the program starts: what the jail has used so far is not this run's."""
-        self._book.open(watch.read_stats(self._view.proc_fd))
 
     def release(self) -> None:
         """Give the pidfd back."""
@@ -331,8 +380,8 @@ def describe_limit(limit: str | None, limits: Limits) -> str:
         return ""
     texts = {
         "memory": lambda: f"memory limit of {format_size(limits.memory_bytes or 0)} reached",
-        "cpu_time": lambda: f"cpu time limit of {limits.cpu_time_s:g} s reached",
-        "wall_time": lambda: f"wall time limit of {limits.wall_time_s:g} s reached",
+        "cpu_time": lambda: f"cpu time limit of {limits.cpu_time_s or 0:g} s reached",
+        "wall_time": lambda: f"wall time limit of {limits.wall_time_s or 0:g} s reached",
         "output": lambda: f"output limit of {format_size(limits.output_bytes or 0)} reached",
         "disk": lambda: f"disk limit of {format_size(limits.disk_bytes or 0)} reached",
         "fsize": lambda: "file-size limit reached",

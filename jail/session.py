@@ -5,10 +5,9 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
 
 import trio
 
@@ -16,45 +15,46 @@ from jail.agent import wire
 from jail.errors import HostError, JailBroken, ProtocolError, TransferError
 
 
+class Receiver(Protocol):
+    """Who takes the answers of one run, as they come in; ProtocolError if they can't be."""
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        """The fds are the receiver's from here on."""
+
+    def fail(self, error: Exception) -> None:
+        """The session broke: no more will come."""
+
+
 class Call:
-    """Something that was asked: a run (several answers) or a file request (one)."""
+    """One question that somebody waits for the answer of."""
 
     def __init__(self) -> None:
         self._ready = trio.Event()
-        self._answers: deque[tuple[Any, list[int]]] = deque()
-        self._started = False
-        self.broken: Exception | None = None
+        self._answer: tuple[Any, list[int]] | None = None
+        self._broken: Exception | None = None
 
-    def take_start(self) -> bool:
-        """True the first time: a run starts once."""
-        first, self._started = not self._started, True
-        return first
-
-    def put(self, message: Any, fds: list[int]) -> None:
-        self._answers.append((message, fds))
+    def receive(self, message: Any, fds: list[int]) -> None:
+        self._answer = message, fds
         self._ready.set()
 
     def fail(self, error: Exception) -> None:
-        self.broken = error
+        self._broken = error
         self._ready.set()
 
     async def get(self) -> tuple[Any, list[int]]:
-        """The next answer; raises what broke the session. Answers that came before it count."""
+        """The answer, once; what broke the session is raised if that came first."""
         await self._ready.wait()
-        if not self._answers:
-            assert self.broken is not None
-            raise self.broken
-        answer = self._answers.popleft()
-        if not self._answers and self.broken is None:
-            self._ready = trio.Event()
+        answer, self._answer = self._answer, None
+        if answer is None:
+            raise self._broken or JailBroken("the jail is closed")
         return answer
 
     def close(self) -> None:
         """Close the descriptors that nobody took."""
-        for _, fds in self._answers:
-            for fd in fds:
+        if self._answer is not None:
+            for fd in self._answer[1]:
                 os.close(fd)
-        self._answers.clear()
+            self._answer = None
 
 
 class Session:
@@ -62,15 +62,18 @@ class Session:
 
     def __init__(self, ours: socket.socket) -> None:
         ours.setblocking(False)
+        self._raw = ours
         self._sock = trio.socket.from_stdlib_socket(ours)
         self._send_lock = trio.Lock()
         self._buffer = wire.FrameBuffer(wire.FACTS)
         self._next = 0
         self._ready = Call()
         self._setup: Call | None = self._ready
-        self._runs: dict[int, Call] = {}
+        self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call] = {}
         self.broken: Exception | None = None
+        self.on_break: Callable[[], None] | None = None
+        """called when something inside breaks the protocol"""
 
     async def send_setup(self, plan: dict[str, Any]) -> None:
         await self._send(wire.Setup(wire.PROTOCOL_VERSION, plan))
@@ -87,17 +90,16 @@ class Session:
         return fds[0], fds[1]
 
     @contextmanager
-    def open_run(self) -> Iterator[tuple[int, Call]]:
-        """A run number and where its answers come in."""
+    def open_run(self, receiver: Receiver) -> Iterator[int]:
+        """A run number, whose answers go to ``receiver``."""
         self._raise_if_broken()
         self._next += 1
-        number, call = self._next, Call()
-        self._runs[number] = call
+        number = self._next
+        self._runs[number] = receiver
         try:
-            yield number, call
+            yield number
         finally:
             self._runs.pop(number, None)
-            call.close()
 
     async def ask(self, kind: Any, *fields: Any) -> tuple[Any, list[int]]:
         """One file request; TransferError with the agent's words where it failed."""
@@ -121,17 +123,28 @@ class Session:
         await self._send(message, fds)
 
     async def _send(self, message: Any, fds: Sequence[int] = ()) -> None:
-        frame = wire.pack_frame(message)
+        """At once where the socket takes it, which spares a round of the scheduler."""
+        frame = memoryview(wire.pack_frame(message))
         rights = []
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
         try:
-            async with self._send_lock:
-                sent = await self._sock.sendmsg([frame], rights)
-                while sent < len(frame):
-                    sent += await self._sock.send(memoryview(frame)[sent:])
+            if not self._send_lock.locked():
+                with suppress(BlockingIOError):
+                    frame = frame[self._raw.sendmsg([frame], rights) :]
+                    rights = []
+            if frame:
+                await self._send_rest(frame, rights)
         except OSError as error:
             raise self.broken or JailBroken("the jail's agent has gone") from error
+
+    async def _send_rest(self, frame: memoryview, rights: list[tuple[int, int, bytes]]) -> None:
+        # Half a frame can't be taken back, so the second half goes out whatever is cancelled.
+        async with self._send_lock:
+            with trio.CancelScope(shield=True):
+                while frame:
+                    frame = frame[await self._sock.sendmsg([frame], rights) :]
+                    rights = []
 
     async def read(self) -> None:
         """Until the agent hangs up or says something no agent says."""
@@ -153,28 +166,29 @@ class Session:
             self._break(error)
 
     def _hand_out(self, message: Any, fds: list[int]) -> None:
-        call = self._find_call(message)
-        if call is not None:
-            call.put(message, fds)
+        receiver = self._find_receiver(message)
+        if receiver is not None:
+            receiver.receive(message, fds)
             return
         for fd in fds:
             os.close(fd)
         raise ProtocolError(f"from inside the jail: {type(message).__name__} that nobody asked for")
 
-    def _find_call(self, message: Any) -> Call | None:
-        """An answer is taken once: the second of a kind finds nobody."""
+    def _find_receiver(self, message: Any) -> Receiver | None:
+        """What ends a run or answers a request is taken once: the second of a kind finds nobody."""
         if isinstance(message, wire.Ready | wire.SetupFailed):
             setup, self._setup = self._setup, None
             return setup
         if isinstance(message, wire.Exited | wire.NotStarted):
             return self._runs.pop(message.run, None)
         if isinstance(message, wire.Started | wire.StartedTerminal):
-            call = self._runs.get(message.run)
-            return call if call is not None and call.take_start() else None
+            return self._runs.get(message.run)
         return self._requests.pop(message.request, None)
 
     def _break(self, error: Exception) -> None:
         self.broken = error
+        if isinstance(error, ProtocolError) and self.on_break is not None:
+            self.on_break()
         for call in (self._ready, *self._runs.values(), *self._requests.values()):
             call.fail(error)
 

@@ -22,15 +22,14 @@ class SlotPool:
         self.fd = os.open(folder / "slices", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._count = count
         self._ours: set[int] = set()
-        self._next = os.getpid() % max(count, 1)
+        self._start = os.getpid() % max(count, 1)
 
     def lease(self) -> int:
         """A slot nobody has; HostError when all are taken."""
         for step in range(self._count):
-            slot = (self._next + step) % self._count
+            slot = (self._start + step) % self._count
             if slot not in self._ours and self._lock(slot, fcntl.F_WRLCK):
                 self._ours.add(slot)
-                self._next = slot + 1
                 return slot
         raise HostError(
             f"all {self._count} slices of subordinate ids are in use",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 
 CHUNK_BYTES = 64 * 1024
+MAX_PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, pipe(7)
 
 
 class OutputStream(trio.abc.ReceiveStream):
@@ -19,6 +20,7 @@ class OutputStream(trio.abc.ReceiveStream):
 
     def __init__(self, fd: int, limit: int | None, on_excess: Callable[[], None]) -> None:
         self._stream = trio.lowlevel.FdStream(fd)
+        self._fd = fd
         self._limit = limit
         self._on_excess = on_excess
         self.total_bytes = 0
@@ -26,10 +28,24 @@ class OutputStream(trio.abc.ReceiveStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As trio's; b"" is the end, also where a terminal's other side has gone (EIO)."""
+        while True:
+            try:
+                data = bytes(await self._stream.receive_some(max_bytes or CHUNK_BYTES))
+            except trio.BrokenResourceError:
+                return b""
+            kept = self._count(data)
+            if kept or not data:
+                return kept
+
+    def receive_now(self) -> bytes | None:
+        """What is there, without waiting; None where there is nothing (more)."""
         try:
-            data = bytes(await self._stream.receive_some(max_bytes or CHUNK_BYTES))
-        except trio.BrokenResourceError:
-            return b""
+            data = os.read(self._fd, CHUNK_BYTES)
+        except OSError:
+            return None
+        return self._count(data) if data else None
+
+    def _count(self, data: bytes) -> bytes:
         before, self.total_bytes = self.total_bytes, self.total_bytes + len(data)
         if self._limit is None or self.total_bytes <= self._limit:
             return data
@@ -53,13 +69,16 @@ class Collector:
         self._parts: list[bytes] = []
 
     async def run(self) -> None:
-        while True:
-            total = self._stream.total_bytes
-            data = await self._stream.receive_some()
-            if self._stream.total_bytes == total:
+        while data := await self._stream.receive_some():
+            self._parts.append(data)
+
+    def drain(self) -> None:
+        """What is left in the pipe when nobody waits for more; no more than a pipe can hold."""
+        for _ in range(MAX_PIPE_BYTES // CHUNK_BYTES):
+            data = self._stream.receive_now()
+            if data is None:
                 return
-            if data:
-                self._parts.append(data)
+            self._parts.append(data)
 
     @property
     def data(self) -> bytes:

@@ -39,9 +39,10 @@ class Supervisor:
     Made by :func:`open_supervisor`.
     """
 
-    def __init__(self, facts: HostFacts, stack: AsyncExitStack) -> None:
+    def __init__(self, facts: HostFacts, stack: AsyncExitStack, nursery: trio.Nursery) -> None:
         self.facts = facts
         self._stack = stack
+        self._nursery = nursery
         self._launchers: dict[str, Launcher] = {}
         self._starting = trio.Lock()
         self._slots: SlotPool | None = None
@@ -76,11 +77,12 @@ class Supervisor:
         try:
             async with open_background() as nursery:
                 nursery.start_soon(session.read)
+                # The plan waits in the socket for the one who reads it.
+                await session.send_setup(plan.launch.to_wire())
                 with theirs:
                     ids = plan.make_idmap(slot, self.facts)
                     init = await launcher.clone(self._next, plan.clone_flags, ids, theirs)
                 try:
-                    await session.send_setup(plan.launch.to_wire())
                     fds = await session.wait_ready()
                     with closing(Jail(plan, session, init, fds, nursery)) as jail:
                         yield jail
@@ -93,15 +95,21 @@ class Supervisor:
         """The zygote for this kind of ids, started when it is first wanted, or anew if it died."""
         async with self._starting:
             launcher = self._launchers.get(ids)
-            if launcher is None or launcher.broken:
+            if launcher is None or launcher.gone.is_set():
                 keep: tuple[int, ...] = ()
                 if ids == "subuid":
                     keep = (self._open_slots().fd,)
-                launcher = await self._stack.enter_async_context(
-                    open_launcher(self.facts, ids, keep)
-                )
+                launcher = await self._nursery.start(self._hold_launcher, ids, keep)
                 self._launchers[ids] = launcher
             return launcher
+
+    async def _hold_launcher(
+        self, ids: str, keep_fds: tuple[int, ...], *, task_status: trio.TaskStatus[Launcher]
+    ) -> None:
+        """A task of the supervisor's own: whoever wanted it first may end before the others."""
+        async with open_launcher(self.facts, ids, keep_fds) as launcher:
+            task_status.started(launcher)
+            await launcher.gone.wait()
 
     def _open_slots(self) -> SlotPool:
         if self._slots is None:
@@ -126,8 +134,8 @@ async def open_supervisor(facts: HostFacts | None = None) -> AsyncGenerator[Supe
 
     When the block ends every jail is gone, and so is every helper process.
     """
-    async with AsyncExitStack() as stack:
-        yield Supervisor(facts or read_facts(), stack)
+    async with AsyncExitStack() as stack, open_background() as nursery:
+        yield Supervisor(facts or read_facts(), stack, nursery)
 
 
 @asynccontextmanager

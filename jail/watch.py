@@ -46,6 +46,12 @@ def read_stats(proc_fd: int) -> dict[int, Stat]:
     return stats
 
 
+def read_init(proc_fd: int) -> dict[int, Stat]:
+    """Of init alone: enough where nothing else lives."""
+    text = _read(proc_fd, "1/stat")
+    return {1: parse_stat(text)} if text else {}
+
+
 def read_memory(proc_fd: int, pids: list[int]) -> int:
     """Resident anonymous and shared memory, in bytes. Pages shared by two count twice."""
     return sum(_sum_lines(_read(proc_fd, f"{pid}/status"), RSS_LINES) for pid in pids)
@@ -84,21 +90,29 @@ class CpuBook:
     def __init__(self) -> None:
         self._last: dict[int, Stat] = {}
         self._lost = 0
-        self._base = 0
+        self._reaped = 0
 
     def open(self, stats: dict[int, Stat]) -> None:
         """Begin: what init has waited for so far is not ours."""
-        self._base = stats[1].waited if 1 in stats else 0
+        self._last = stats
 
-    def update(self, stats: dict[int, Stat]) -> float:
-        """Seconds used up to this look."""
-        gone = sum(s.own + s.waited for pid, s in self._last.items() if pid not in stats)
-        grown = sum(s.waited - self._last[pid].waited for pid, s in stats.items() if pid in self._last)
-        self._lost += max(0, gone - grown)
+    def update(self, stats: dict[int, Stat], init_is_ours: bool = True) -> float:
+        """Seconds used up to this look.
+
+        Where another run was in the jail since the last one, what init has reaped is not
+        (only) ours: then ours is what was seen of those that have gone.
+        """
+        gone = sum(s.own + s.waited for pid, s in self._last.items() if pid not in stats and pid != 1)
+        grown = {
+            pid: s.waited - self._last[pid].waited
+            for pid, s in stats.items()
+            if pid in self._last and (pid != 1 or init_is_ours)
+        }
+        self._lost += max(0, gone - sum(grown.values()))
+        self._reaped += grown.get(1, 0)
         self._last = stats
         living = sum(s.own + s.waited for pid, s in stats.items() if pid != 1)
-        waited = stats[1].waited - self._base if 1 in stats else 0
-        return (living + waited + self._lost) / TICKS_PER_S
+        return (living + self._reaped + self._lost) / TICKS_PER_S
 
 
 def _read(proc_fd: int, path: str) -> bytes:

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Any
 
-from jail.doctor.attempt import ATTEMPTS, Absent, Setting, Stuck
+from jail.doctor.attempt import ATTEMPTS, AbsentError, Setting, StuckError
 from jail.kernel import process
 
 ANSWER_LIMIT_BYTES = 4096  # one write to a pipe, whole or not at all
@@ -61,9 +61,9 @@ def _be_the_attempt(name: str, setting: Setting, write_fd: int) -> None:
 def _answer(name: str, setting: Setting) -> bytes:
     try:
         answer = {"ok": True, "detail": ATTEMPTS[name](setting)[:200]}
-    except Absent as absent:
+    except AbsentError as absent:
         answer = {"ok": False, "absent": True, "detail": str(absent)}
-    except Stuck as stuck:
+    except StuckError as stuck:
         answer = {**_broken(str(stuck)), "step": stuck.step, "errno": stuck.errno}
     except OSError as error:
         answer = {**_broken(str(error)), "errno": error.errno}

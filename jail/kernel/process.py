@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
 import signal
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from jail.agent.kernel import number, syscall
 
@@ -41,6 +41,12 @@ KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 PIDFD_GET_INFO: Final = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
 PIDFD_INFO_PID: Final = 1
 PIDFD_INFO_EXIT: Final = 8
+
+# Looked up once, here: ctypes makes a function object at the first look, and the child's first
+# look would be made in every child.
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
 
 _prctl_nr: Final = number(157, 167)
 
@@ -81,15 +87,15 @@ def fork_into(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     if cgroup_fd >= 0:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd
-    ctypes.pythonapi.PyOS_BeforeFork()
+    _before_fork()
     pid = -1
     try:
         pid = syscall(435, args, ctypes.sizeof(args))
     finally:
         if pid == 0:
-            ctypes.pythonapi.PyOS_AfterFork_Child()
+            _after_fork_child()
         else:
-            ctypes.pythonapi.PyOS_AfterFork_Parent()
+            _after_fork_parent()
     return pid, (pidfd.value if pid else -1)
 
 
@@ -118,14 +124,18 @@ def set_title(title: str) -> None:
 
 
 def drop_capabilities() -> None:
-    """Empty all five sets and lock the securebits: neither exec nor setuid brings any back."""
+    """Empty the ambient and bounding sets and lock the securebits: no exec, no setuid helps."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    for capability in range(64):
-        try:
-            prctl(PR_CAPBSET_DROP, capability)
-        except OSError:  # EINVAL: past the last one this kernel knows
-            break
+    for capability in range(read_last_capability() + 1):
+        prctl(PR_CAPBSET_DROP, capability)
     prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED)
+
+
+@functools.cache
+def read_last_capability() -> int:
+    """The highest number this kernel knows; the zygote asks once for all its children."""
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+        return int(file.read())
 
 
 def clear_capabilities() -> None:
@@ -148,8 +158,7 @@ def join_session_keyring() -> None:
     syscall(number(250, 219), KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
-@dataclass(frozen=True)
-class PidfdInfo:
+class PidfdInfo(NamedTuple):
     """What the kernel itself says of a process; ``wait_status`` once it has been reaped."""
 
     pid: int

@@ -34,6 +34,8 @@ Rung = Callable[[str], AbstractContextManager[None]]
 STAGING: Final = ("/tmp", "/run", "/mnt", "/var")
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+UPPER: Final = "overlay-upper"
+WORK: Final = "overlay-work"
 ROOT_TMPFS: Final[dict[str, str | None]] = {"size": "1m", "nr_inodes": "1024", "mode": "0755"}
 
 
@@ -109,16 +111,16 @@ class Builder:
 
     def _open_overlay(self, lower: int) -> int:
         """Kernel overlay with its whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
-        for name in ("upper", "work"):
+        for name in (UPPER, WORK):
             os.mkdir(name, 0o755, dir_fd=self._scratch)
-        upper = os.open("upper", os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
+        upper = os.open(UPPER, os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
         for name in self._plan.root.mount_points:
             make_mount_point(lower, upper, name)
         os.close(upper)
         options: dict[str, str | None] = {
             "lowerdir": f"/proc/self/fd/{lower}",
-            "upperdir": f"/proc/self/fd/{self._scratch}/upper",
-            "workdir": f"/proc/self/fd/{self._scratch}/work",
+            "upperdir": f"/proc/self/fd/{self._scratch}/{UPPER}",
+            "workdir": f"/proc/self/fd/{self._scratch}/{WORK}",
             "userxattr": None,
         }
         return mount.open_filesystem("overlay", options, NOSUID_NODEV)

@@ -25,6 +25,7 @@ def serve(sock: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    process.read_last_capability()
     # What is alive now is shared by every child; the collector would only unshare its pages.
     gc.disable()
     gc.freeze()

@@ -1,15 +1,15 @@
 """The real thing, tried: each attempt runs in a process of its own that is thrown away after.
 
-An attempt returns a word on what it found (a version, or nothing), or raises :class:`Absent` for
-what is not there and :class:`Stuck` for what failed, with the step that was refused.
+An attempt returns a word on what it found (a version, or nothing), or raises :class:`AbsentError`
+for what is not there and :class:`StuckError` for what failed, with the step that was refused.
 """
 
 from __future__ import annotations
 
 from jail.doctor.attempt import feature, mount, namespace, program
-from jail.doctor.attempt.base import Absent, Attempt, Setting, Stuck
+from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError
 
-__all__ = ["ATTEMPTS", "Absent", "Attempt", "Setting", "Stuck"]
+__all__ = ["ATTEMPTS", "AbsentError", "Attempt", "Setting", "StuckError"]
 
 ATTEMPTS: dict[str, Attempt] = {
     "user namespace": namespace.try_user_namespace,

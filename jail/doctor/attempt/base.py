@@ -34,11 +34,11 @@ class Setting:
     helper_timeout_s: float = 3.0
 
 
-class Absent(Exception):
+class AbsentError(Exception):
     """It is not there."""
 
 
-class Stuck(Exception):
+class StuckError(Exception):
     """It is there, and failed at ``step``; ``errno`` is None where no system call answered."""
 
     def __init__(self, step: str, errno: int | None, detail: str) -> None:
@@ -55,7 +55,7 @@ def at(step: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Stuck(step, error.errno, error.strerror or str(error)) from None
+        raise StuckError(step, error.errno, error.strerror or str(error)) from None
 
 
 def enter_user_namespace() -> None:

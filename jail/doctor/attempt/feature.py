@@ -7,7 +7,7 @@ import os
 import struct
 
 from jail.agent.kernel import number
-from jail.doctor.attempt.base import Absent, Attempt, Setting, Stuck, at
+from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, at
 from jail.kernel import probe, process
 
 _RET_ALLOW, _RET_EPERM = 0x7FFF0000, 0x00050000 | codes.EPERM
@@ -19,7 +19,7 @@ def try_seccomp(setting: Setting) -> str:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
         process.load_filter(refuse_call(number(110, 173)))
     if os.getppid() != -1:  # the C library hands the refusal on
-        raise Stuck("seccomp", None, "the filter was loaded but refuses nothing")
+        raise StuckError("seccomp", None, "the filter was loaded but refuses nothing")
     return ""
 
 
@@ -51,14 +51,14 @@ def try_pidfd_info(setting: Setting) -> str:
         os.waitpid(pid, 0)
         info = process.pidfd_info(pidfd)
     if info is None or info.wait_status is None or os.WEXITSTATUS(info.wait_status) != 7:
-        raise Stuck("pidfd info", None, "the kernel does not tell")
+        raise StuckError("pidfd info", None, "the kernel does not tell")
     return ""
 
 
 def make_device_attempt(path: str) -> Attempt:
     def attempt(setting: Setting) -> str:
         if not os.path.exists(path):
-            raise Absent("no such device")
+            raise AbsentError("no such device")
         with at(path):
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         return ""

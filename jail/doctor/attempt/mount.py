@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from jail.doctor.attempt.base import Attempt, Setting, Stuck, at, enter, write
+from jail.doctor.attempt.base import Attempt, Setting, StuckError, at, enter, write
 from jail.kernel import mount
 
 MEETING_PLACE = "/tmp"  # a directory every host has; mounts over it are seen by nobody else
@@ -75,7 +75,7 @@ def _in_child(action: Callable[[], None]) -> str:
         try:
             action()
             os._exit(0)
-        except Stuck as stuck:
+        except StuckError as stuck:
             os.write(write_fd, f"{stuck.step}\n{stuck.errno or 0}\n{stuck}".encode()[:4096])
         finally:
             os._exit(1)
@@ -84,4 +84,4 @@ def _in_child(action: Callable[[], None]) -> str:
     if os.waitpid(pid, 0)[1] == 0:
         return ""
     step, errno, detail = said.split("\n", 2) if said.count("\n") >= 2 else ("", "0", "it died")
-    raise Stuck(step, int(errno) or None, detail)
+    raise StuckError(step, int(errno) or None, detail)

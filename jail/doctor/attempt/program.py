@@ -7,7 +7,7 @@ import os
 import struct
 import subprocess
 
-from jail.doctor.attempt.base import Absent, Attempt, Setting, Stuck, at
+from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, at
 from jail.kernel import probe, process
 
 
@@ -17,14 +17,14 @@ def make_id_attempt(helper: str, map_file: str) -> Attempt:
     def attempt(setting: Setting) -> str:
         words = setting.maps.get(helper, [])
         if helper not in setting.helpers:
-            raise Absent("not installed")
+            raise AbsentError("not installed")
         if len(words) <= 3:
-            raise Absent("no ids are granted")
+            raise AbsentError("no ids are granted")
         pid, release_fd = _fork_into_namespace()
         try:
             said = _run(setting, helper, str(pid), *words)
             if _read(f"/proc/{pid}/{map_file}").split() != words:
-                raise Stuck(helper, None, said or "it says it did, but the map is another")
+                raise StuckError(helper, None, said or "it says it did, but the map is another")
         finally:
             os.close(release_fd)
             os.waitpid(pid, 0)
@@ -36,7 +36,7 @@ def make_id_attempt(helper: str, map_file: str) -> Attempt:
 def make_version_attempt(program: str) -> Attempt:
     def attempt(setting: Setting) -> str:
         if program not in setting.helpers:
-            raise Absent("not installed")
+            raise AbsentError("not installed")
         return _run(setting, program, "--version")
 
     return attempt
@@ -46,20 +46,20 @@ def try_libseccomp(setting: Setting) -> str:
     try:
         return ".".join(map(str, probe.libseccomp_version()))
     except OSError:
-        raise Absent("not installed") from None
+        raise AbsentError("not installed") from None
 
 
 def try_cgroup(setting: Setting) -> str:
     """A cgroup below our own, made and removed; the v2 tree only."""
     if setting.cgroup is None:
-        raise Absent("no cgroup v2 tree")
+        raise AbsentError("no cgroup v2 tree")
     path = f"{setting.cgroup}/jail-doctor-{os.getpid()}"
     with at("cgroup"):
         os.mkdir(path)
         os.rmdir(path)
     if not {"memory", "pids"} <= set(setting.controllers):
         has = " ".join(setting.controllers) or "none"
-        raise Stuck("cgroup", None, f"no memory and pids controllers (only: {has})")
+        raise StuckError("cgroup", None, f"no memory and pids controllers (only: {has})")
     return " ".join(setting.controllers)
 
 
@@ -84,12 +84,12 @@ def _fork_into_namespace() -> tuple[int, int]:
     os.close(ready_read)
     if answer != b"!":
         errno = struct.unpack("=i", answer)[0] if len(answer) == 4 else None
-        raise Stuck("unshare user", errno, os.strerror(errno or codes.ECHILD))
+        raise StuckError("unshare user", errno, os.strerror(errno or codes.ECHILD))
     return pid, wait_write
 
 
 def _run(setting: Setting, step: str, *arguments: str) -> str:
-    """A line of what the program says, best one with its name; Stuck where it fails or hangs."""
+    """A line of what the program says, best one with its name; it must end well, and in time."""
     try:
         with at(step):
             done = subprocess.run(
@@ -100,12 +100,14 @@ def _run(setting: Setting, step: str, *arguments: str) -> str:
                 check=False,
             )
     except subprocess.TimeoutExpired:
-        raise Stuck(step, codes.ETIMEDOUT, f"no answer in {setting.helper_timeout_s:g} s") from None
+        raise StuckError(
+            step, codes.ETIMEDOUT, f"no answer in {setting.helper_timeout_s:g} s"
+        ) from None
     lines = (done.stdout + b"\n" + done.stderr).decode(errors="replace").split("\n")
     lines = [line.strip() for line in lines if line.strip()]
     said = next((line for line in lines if step in line), next(iter(lines), ""))
     if done.returncode != 0:
-        raise Stuck(step, None, said or f"exit status {done.returncode}")
+        raise StuckError(step, None, said or f"exit status {done.returncode}")
     return said
 
 

@@ -1,0 +1,220 @@
+"""ci/shell hands its command through untouched, and nothing is ever tested as root."""
+
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHELL = CHECKOUT / "ci/shell"
+SCRIPTS = [CHECKOUT / name for name in ("ci/demo", "ci/format", "ci/shell", "ci/test", ".ci/run")]
+# The environment that runs this test is there, so that ci/shell has nothing to make.
+ENVIRONMENT = {**os.environ, "JAIL_CI_VENV": os.environ.get("JAIL_CI_VENV", sys.prefix)}
+
+
+def run_shell(
+    *command: str | Path, cwd: Path = CHECKOUT, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [SHELL, *command], cwd=cwd, env=ENVIRONMENT, input=stdin, capture_output=True, timeout=30
+    )
+
+
+def run_setup(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Call functions of ci/setup.sh."""
+    script = f"set -euo pipefail; CHECKOUT=$1; source ci/setup.sh; shift; {script}"
+    return subprocess.run(
+        ["bash", "-c", script, "bash", CHECKOUT, *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_no_test_runs_as_root() -> None:
+    status = Path("/proc/self/status").read_text()
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert set(facts["Uid"].split()) & {"0"} == set(), "run the tests with ci/test"
+    assert set(facts["Gid"].split()) & {"0"} == set()
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(facts[name], 16) == 0, name
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 125, 255])
+def test_the_exit_status_is_the_commands(status: int) -> None:
+    assert run_shell("sh", "-c", f"exit {status}").returncode == status
+
+
+def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_is_126(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    assert run_shell("no-such-command").returncode == 127
+    assert run_shell(tmp_path / "plain").returncode == 126
+
+
+def test_the_command_takes_the_place_of_the_shell() -> None:
+    """So that a signal sent to ci/shell, Ctrl-C too, reaches the command itself."""
+    command = [SHELL, "sh", "-c", "echo $$; exec sleep 60"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert int(process.stdout.readline()) == process.pid
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
+
+
+def test_a_callers_shell_sees_128_plus_the_signal() -> None:
+    script = '"$0" sh -c "kill -TERM \\$\\$"; echo $?'
+    done = subprocess.run(
+        ["bash", "-c", script, SHELL], env=ENVIRONMENT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "143\n"
+
+
+def test_the_streams_are_the_commands() -> None:
+    noise = bytes(range(256)) * 1024
+    done = run_shell("sh", "-c", "cat; echo told >&2", stdin=noise)
+    assert (done.stdout == noise, done.stderr) == (True, b"told\n")
+
+
+def test_arguments_arrive_as_they_were_given() -> None:
+    arguments = ["", " ", "a b", "*", "$HOME", "new\nline", "-n", "--", "ü", "'\""]
+    done = run_shell("printf", "%s\\0", *arguments)
+    assert done.stdout.decode().split("\0")[:-1] == arguments
+
+
+def test_the_environments_programs_come_first() -> None:
+    done = run_shell("sh", "-c", "command -v python; command -v pytest")
+    folder = Path(ENVIRONMENT["JAIL_CI_VENV"]) / "bin"
+    assert done.stdout.decode().split() == [str(folder / "python"), str(folder / "pytest")]
+
+
+def test_the_package_under_test_is_this_checkout() -> None:
+    done = run_shell("python", "-c", "import jail; print(jail.__file__)", cwd=CHECKOUT / "docs")
+    assert done.stdout.decode().strip() == str(CHECKOUT / "jail/__init__.py")
+
+
+def test_the_command_starts_where_the_caller_is(tmp_path: Path) -> None:
+    for folder in (CHECKOUT, CHECKOUT / "ci", tmp_path):
+        assert run_shell("pwd", "-P", cwd=folder).stdout.decode().strip() == str(folder.resolve())
+
+
+def test_new_files_are_for_others_to_read() -> None:
+    assert run_shell("sh", "-c", "umask").stdout == b"0022\n"
+
+
+def test_without_a_command_it_says_how_to_use_it() -> None:
+    done = run_shell()
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert done.stderr.startswith(b"ci: usage: ci/shell COMMAND")
+
+
+def test_calls_at_the_same_time_do_not_meet() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda n: run_shell("echo", str(n)), range(16)))
+    assert [(d.returncode, d.stdout, d.stderr) for d in done] == [
+        (0, f"{n}\n".encode(), b"") for n in range(16)
+    ]
+
+
+def test_it_costs_well_under_a_second() -> None:
+    spent = []
+    for _ in range(5):
+        start = time.monotonic()
+        run_shell("true")
+        spent.append(time.monotonic() - start)
+    assert statistics.median(spent) < 0.5
+
+
+def test_packages_that_cannot_be_had_are_one_clear_line(tmp_path: Path) -> None:
+    """A fresh clone, and no way to a package index: the command must not run."""
+    clone, stubs = tmp_path / "clone", tmp_path / "stubs"
+    clone.mkdir()
+    stubs.mkdir()
+    shutil.copytree(CHECKOUT / "ci", clone / "ci")
+    shutil.copy(CHECKOUT / "pyproject.toml", clone)
+    (stubs / "sleep").write_text("#!/bin/sh\n")  # no need to wait before the second try
+    (stubs / "sleep").chmod(0o755)
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": f"{stubs}:/usr/bin:/bin",
+        "PIP_CONFIG_FILE": "/dev/null",
+        "PIP_NO_INDEX": "1",
+    }
+    done = subprocess.run(
+        [clone / "ci/shell", "echo", "it ran"],
+        env=environment,
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith("ci: pip could not install what pyproject.toml asks for")
+    assert sum(line.startswith("ci: trying once more") for line in lines) == 1
+    assert not (clone / ".venv/stamp").exists()
+
+
+def test_subordinate_ids_start_above_all_that_were_granted(tmp_path: Path) -> None:
+    granted = tmp_path / "subuid"
+    granted.write_text("a:100000:65536\nb:500000:10\nc:165536:65536\n")
+    assert run_setup('next_subid "$1"', granted).stdout == "500010\n"
+    granted.write_text("")
+    assert run_setup('next_subid "$1"', granted).stdout == "100000\n"
+
+
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
+def test_the_copy_is_the_checkout_less_what_git_ignores(tmp_path: Path) -> None:
+    tree, copy = tmp_path / "tree", tmp_path / "copy"
+    for name in ("kept.py", ".git/HEAD", ".venv/pyvenv.cfg", "jail/build/layer.py", "pkg/__init__.py"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("")
+    (tree / "jail/policies").symlink_to("../policies")
+    (tree / "kept.py").chmod(0o600)
+    shutil.copy(CHECKOUT / ".gitignore", tree)
+    stale = ("gone.py", "gone/__pycache__/gone.pyc", "gone/gone.py", "pkg/__pycache__/warm.pyc")
+    for name in (*stale, ".mypy_cache/warm"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text("")
+
+    owner = f"{os.geteuid()}:{os.getegid()}"
+    done = run_setup('copy_tree "$@"', tree, copy, owner)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {str(p.relative_to(copy)) for p in copy.rglob("*") if not p.is_dir()} == {
+        ".gitignore",
+        ".mypy_cache/warm",
+        "jail/build/layer.py",
+        "jail/policies",
+        "kept.py",
+        "pkg/__init__.py",
+        "pkg/__pycache__/warm.pyc",
+    }
+    assert not (copy / "gone").exists()
+    assert (copy / "jail/policies").readlink() == Path("../policies")
+    assert (copy / "kept.py").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_scripts_can_be_called() -> None:
+    assert [script for script in SCRIPTS if not os.access(script, os.X_OK)] == []
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck_has_nothing_to_say() -> None:
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", *SCRIPTS, "ci/setup.sh"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
