@@ -15,6 +15,10 @@ ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 HEAD_BYTES = 4096
 PT_INTERP = 3
 
+# asm-generic/ioctls.h; not in every Python.s termios.
+TIOCGPTN = 0x80045430
+TIOCSPTLCK = 0x40045431
+
 
 class NotExecutable(OSError):
     """The program can't be executed; ``strerror`` says what is missing, for a person."""
@@ -111,7 +115,9 @@ def _read_elf_interpreter(head: bytes) -> str:
         (table,) = struct.unpack_from("<Q", head, 32)
         size, count = struct.unpack_from("<HH", head, 54)
         for index in range(count):
-            kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", head, table + index * size)
+            kind, _, offset, _, _, length = struct.unpack_from(
+                "<IIQQQQ", head, table + index * size
+            )
             if kind == PT_INTERP:
                 return os.fsdecode(head[offset : offset + length].rstrip(b"\0"))
     except struct.error:
@@ -137,8 +143,8 @@ def open_terminal(rows: int, columns: int) -> tuple[int, str]:
     """(master fd, path of the slave) of a new pseudo-terminal in the jail's own devpts."""
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(master, termios.TIOCSPTLCK, struct.pack("i", 0))
-        (index,) = struct.unpack("I", fcntl.ioctl(master, termios.TIOCGPTN, struct.pack("I", 0)))
+        fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+        (index,) = struct.unpack("I", fcntl.ioctl(master, TIOCGPTN, struct.pack("I", 0)))
         size = struct.pack("HHHH", rows & 0xFFFF, columns & 0xFFFF, 0, 0)
         fcntl.ioctl(master, termios.TIOCSWINSZ, size)
     except OSError:

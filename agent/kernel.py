@@ -24,7 +24,7 @@ Argument = int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure
 
 def syscall(number: int, *args: Argument) -> int:
     """``syscall(2)``; raises OSError. Structures and buffers are passed by reference."""
-    answer: int = _syscall(ctypes.c_long(number), *map(_pass, args))
+    answer: int = _syscall(number, *map(_pass, args))
     if answer == -1:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -33,7 +33,9 @@ def syscall(number: int, *args: Argument) -> int:
 
 def _pass(arg: Argument) -> object:
     if isinstance(arg, int):
-        # A plain int would be cut to 32 bits by ctypes.
+        # ctypes takes a plain int for a C int, which libffi extends to the register's width.
+        if -(2**31) <= arg < 2**31:
+            return arg
         return ctypes.c_long(arg - 2**64 if arg >= 2**63 else arg)
     if isinstance(arg, ctypes.Structure):
         return ctypes.byref(arg)

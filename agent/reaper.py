@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
+MAX_ROUNDS = 64
+
 
 class Reaped(NamedTuple):
     """A process that is gone, with what it used."""
@@ -45,17 +47,35 @@ def kill_all() -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and what /proc says descends from it, while other programs run on."""
+    """Kill a process and what /proc says descends from it, while other programs run on.
+
+    Stopped first, the whole of it: a process with a signal pending can't fork, so a round that
+    finds nobody new has found all. Killed one by one, the children of the dead would be init's.
+    """
+    doomed: set[int] = set()
+    for _ in range(MAX_ROUNDS):
+        new = _find_tree(pid) - doomed
+        if not new:
+            break
+        _signal_all(new, signal.SIGSTOP)
+        doomed |= new
+    _signal_all(doomed, signal.SIGKILL)
+
+
+def _find_tree(pid: int) -> set[int]:
     parents = dict(_read_parents())
-    doomed = {pid}
-    grown = True
-    while grown:
-        children = {child for child, parent in parents.items() if parent in doomed}
-        grown = not children <= doomed
-        doomed |= children
-    for each in doomed:
+    tree: set[int] = set()
+    new = {pid}
+    while new:
+        tree |= new
+        new = {child for child, parent in parents.items() if parent in tree} - tree
+    return tree
+
+
+def _signal_all(pids: set[int], number: int) -> None:
+    for pid in pids:
         try:
-            os.kill(each, signal.SIGKILL)
+            os.kill(pid, number)
         except ProcessLookupError:
             continue
 

@@ -24,6 +24,19 @@ def serve(sock: socket.socket) -> None:
         return
 
 
+def rehearse() -> None:
+    """Go once through the reading, spawning and answering of a request that fails."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = wire.Exec(1, ["/rehearsal"], {"PATH": ""}, "/", [])
+        wire.send_with_fds(theirs, wire.pack_frame(request), (0, 1, 2))
+        server = Server(ours)
+        server._receive()
+        server._send(wire.Started(1, 1), (0,))
+        server._reap()
+        server._send(wire.Exited(1, 0, 0, 0, 0))
+
+
 class Server:
     """What the agent knows: the connection, and the first process of every run."""
 
@@ -83,9 +96,7 @@ class Server:
             if not self._runs:
                 # Whatever it left behind ends with it, before its result goes out.
                 reaper.kill_all()
-            self._send(
-                wire.Exited(run, dead.status, dead.cpu_us, dead.maxrss_kib, dead.switches)
-            )
+            self._send(wire.Exited(run, dead.status, dead.cpu_us, dead.maxrss_kib, dead.switches))
 
     def _exec(self, request: wire.Exec, fds: list[int]) -> None:
         actions = child.stdio_actions(fds)

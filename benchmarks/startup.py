@@ -161,7 +161,9 @@ def summarise(times: dict[str, list[float]], cpu: list[float]) -> dict[str, Any]
 
 def main() -> None:
     """Measure, print the tables, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=60, help="of each, after three to warm up")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     args = parser.parse_args()

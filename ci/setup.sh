@@ -191,10 +191,12 @@ forget_the_stale() {
 }
 
 # copy_tree FROM TO OWNER: what .gitignore names is neither copied nor deleted (caches stay warm),
-# unless the folder around it is gone ('p').
+# unless the folder around it is gone ('p'). Times are compared to the nanosecond: two edits within
+# a second may leave the size as it was.
 copy_tree() {
-    rsync --archive --delete --exclude .git --filter ".-p $1/.gitignore" \
-        --chown "$3" --chmod go+rX,go-w "$1/" "$2/" || die "could not copy $1 to $2"
+    rsync --archive --delete --modify-window=-1 --exclude .git --filter ".-p $1/.gitignore" \
+        --chown "$3" --chmod go+rX,go-w "$1/" "$2/" \
+        || die "could not copy $1 to $2"
 }
 
 make_runtime_dir() {
@@ -239,6 +241,8 @@ prepare_as_user() {
     exec 9<"$CHECKOUT/pyproject.toml"
     flock 9
     if ! has_stamp "$stamp"; then
+        mkdir -p "$VENV" && [ -w "$VENV" ] \
+            || die "you may not write to $VENV; call this in a checkout of your own"
         make_venv env -u PYTHONPATH -u PYTHONHOME
         printf '%s\n' "$stamp" >"$VENV/stamp"
     fi

@@ -49,6 +49,7 @@ class Jail:
     ) -> None:
         self.plan = plan
         self.init_pid, self._init_pidfd = init
+        self._closed = False
         self._session = session
         self._nursery = nursery
         self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -71,13 +72,14 @@ class Jail:
         """Kill PID 1 and with it, by the kernel, every process of the jail. At once."""
         # The maker of a user namespace has every capability over it, CAP_KILL too:
         # user_namespaces(7).
-        kill_pidfd(self._init_pidfd)
+        if not self._closed:
+            kill_pidfd(self._init_pidfd)
 
     async def run(
         self,
         argv: Iterable[str | os.PathLike[str]],
         *,
-        input: Input = b"",  # noqa: A002 - subprocess's word
+        input: Input = b"",
         timeout: float | str | None = None,  # noqa: ASYNC109 - a limit with a verdict, no scope
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -250,15 +252,14 @@ class Jail:
         (links, FIFOs, sockets, devices) are returned and stay. At most ``max_bytes`` together.
         """
         limit = parse_size(max_bytes, "max_bytes")
-        return await transfer.get_tree(
-            self._session, self._inside(path), os.fspath(target), limit
-        )
+        return await transfer.get_tree(self._session, self._inside(path), os.fspath(target), limit)
 
     def _inside(self, path: str) -> str:
         return transfer.make_inside_path(self.plan.spec.workdir, path)
 
     def close(self) -> None:
         """What this object owns beside the process and the session."""
+        self._closed = True
         for fd in (self._null_fd, self._view.proc_fd, self._view.scratch_fd):
             with suppress(OSError):
                 os.close(fd)

@@ -27,6 +27,9 @@ BOOT = (
     "sys.path[:0]=s.recv(65536).decode().split('\\0');"
     "from jail.zygote.server import serve;serve(s)"
 )
+# Isolated, without site, without column tables: every page of the zygote that
+# a child touches is copied for it.
+INTERPRETER_FLAGS = ("-I", "-S", "-X", "no_debug_ranges")
 HELPER_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 5.0
 
@@ -56,19 +59,24 @@ class Launcher:
         return self._process.pid
 
     async def clone(
-        self, jail: int, flags: int, ids: IdMap, session: socket.socket
+        self, jail: int, flags: int, ids: IdMap, session: socket.socket, fresh: bool = False
     ) -> tuple[int, int]:
-        """(pid, pidfd) of a new init; the pidfd is the caller's. HostError names the step."""
+        """(pid, pidfd) of an init; the pidfd is the caller's. HostError names the step.
+
+        ``fresh`` is one whose copy of the host's mounts is of this moment, not a spare's.
+        """
         reply = self._replies[jail] = _Reply()
         deny = not ids.drops_groups
-        message = ["Clone", jail, flags, format_map(ids.uids), format_map(ids.gids), deny]
+        maps = format_map(ids.uids), format_map(ids.gids)
+        message = ["Clone", jail, flags, fresh, *maps, deny]
         try:
             await self._send(message, [session.fileno()])
             await reply.event.wait()
+        except BaseException:
+            _close_all(reply.fds)
+            raise
         finally:
             del self._replies[jail]
-            if not reply.event.is_set() or not reply.message:
-                _close_all(reply.fds)
         if not reply.message:
             raise JailBroken("the zygote died")
         if reply.message[0] == "CloneFailed":
@@ -165,12 +173,12 @@ async def open_launcher(
 
 
 def _start(fd: int, keep_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    """Isolated, without site: it imports ours and msgpack and nothing else.
+    """It imports ours and msgpack and nothing else.
 
     A session of its own keeps the terminal's Ctrl-C away from it.
     """
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", BOOT, str(fd)],
+        [sys.executable, *INTERPRETER_FLAGS, "-c", BOOT, str(fd)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env={},

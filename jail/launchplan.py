@@ -22,14 +22,16 @@ class MakeDir(NamedTuple):
     mode: int
 
 
-class MakeLink(NamedTuple):
-    path: str
-    target: str
+class MakeLinks(NamedTuple):
+    """Symbolic links: (path, target)."""
+
+    links: tuple[tuple[str, str], ...]
 
 
-class WriteFile(NamedTuple):
-    path: str
-    data: bytes
+class WriteFiles(NamedTuple):
+    """New small files: (path, content)."""
+
+    files: tuple[tuple[str, bytes], ...]
 
 
 class Bind(NamedTuple):
@@ -57,16 +59,21 @@ class Mount(NamedTuple):
     attr: int
 
 
-class Hide(NamedTuple):
-    """Cover a file with /dev/null, a directory with an empty one, read-only."""
+class MountDev(NamedTuple):
+    """A small tmpfs on ``/dev`` with the host's own ``devices`` bound, links, pts and shm.
 
-    path: str
+    A user namespace can't make device nodes: mknod(2).
+    """
+
+    devices: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
 
 
-class Protect(NamedTuple):
-    """Make what is at ``path`` read-only, everything below included."""
+class MountProc(NamedTuple):
+    """A new proc; ``hidden`` entries are covered, ``protected`` ones made read-only."""
 
-    path: str
+    hidden: tuple[str, ...]
+    protected: tuple[str, ...]
 
 
 class Seal(NamedTuple):
@@ -75,18 +82,29 @@ class Seal(NamedTuple):
     path: str
 
 
-Step = MakeDir | MakeLink | WriteFile | Bind | BindScratch | Mount | Hide | Protect | Seal
+Step = MakeDir | MakeLinks | WriteFiles | Bind | BindScratch | Mount | MountDev | MountProc | Seal
 
 STEPS: dict[str, type[Any]] = {
     each.__name__: each
-    for each in (MakeDir, MakeLink, WriteFile, Bind, BindScratch, Mount, Hide, Protect, Seal)
+    for each in (
+        MakeDir,
+        MakeLinks,
+        WriteFiles,
+        Bind,
+        BindScratch,
+        Mount,
+        MountDev,
+        MountProc,
+        Seal,
+    )
 }
 
 
 class Root(NamedTuple):
-    """The root filesystem: an empty tmpfs, or an overlay over source number ``lower``."""
+    """The root filesystem: an empty tmpfs; or an overlay over source number ``lower``, or itself."""
 
     lower: int | None
+    overlay: bool
     read_only: bool
     disk_bytes: int
     inodes: int
@@ -104,7 +122,6 @@ class LaunchPlan(NamedTuple):
     program: tuple[int, int]
     drops_groups: bool
     hostname: str
-    loopback: bool
     rlimits: tuple[tuple[int, int, int], ...]
     filter: bytes
     workdir: str
@@ -121,3 +138,27 @@ class LaunchPlan(NamedTuple):
         plain["root"] = Root(*plain["root"])
         plain["steps"] = tuple(STEPS[kind](*fields) for kind, *fields in plain["steps"])
         return cls(**plain)
+
+
+SAMPLE_PLAN = LaunchPlan(
+    sources=(Source("/usr", 1, 1),),
+    root=Root(None, False, True, 1, 1, ("proc",)),
+    steps=(
+        WriteFiles((("etc/passwd", b""),)),
+        MakeLinks((("bin", "usr/bin"),)),
+        Bind(0, "usr", 1),
+        MountDev(("null",), (("fd", "/proc/self/fd"),)),
+        BindScratch("tmp", "tmp", 0o1777),
+        MountProc(("keys",), ("sys",)),
+        Mount("tmpfs", "tmp", {"size": "1"}, 1),
+        Seal(""),
+    ),
+    builder=(0, 0),
+    program=(1000, 1000),
+    drops_groups=True,
+    hostname="jail",
+    rlimits=((1, 1, 1),),
+    filter=b"",
+    workdir="/work",
+)
+"""One step of each kind: what a spare init reads to warm up."""

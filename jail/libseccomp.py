@@ -5,22 +5,28 @@ conditional ones, and rules with different actions must not overlap. So the rule
 which are read from the top, are spread over *layers*: within a layer every call has one action.
 Each layer is compiled by libseccomp with a marker as its default; the programs are put one
 behind the other, and where a layer would answer with the marker it goes on to the next.
+
+Nor does it merge every set of conditions on one call well: 2.5.4 does not come back from some
+that compare several arguments. So a call's conditions share a layer only where they differ in
+one value of one argument; any other has a layer to itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Final
 
-from jail.errors import HostError
+from jail.errors import HostError, SpecError
+from jail.rule import Condition, Rule
 
 INSTRUCTION: Final = struct.Struct("=HBBI")
-MAX_INSTRUCTIONS: Final = 4096
 LOAD: Final = 0x20
 JUMP: Final = 0x05
 JUMP_IF_EQUAL: Final = 0x15
@@ -32,6 +38,7 @@ AUDIT_ARCH_X86_64: Final = 0xC000003E
 
 ALLOW: Final = 0x7FFF0000
 KILL_PROCESS: Final = 0x80000000
+ACTIONS: Final = {"allow": ALLOW, "kill": KILL_PROCESS}
 ERRNO: Final = 0x00050000
 MARKER_DATA: Final = 0xFFFF
 MARKER: Final = 0x7FF00000 | MARKER_DATA
@@ -41,53 +48,83 @@ UNKNOWN: Final = -1
 REMEDY: Final = "apt install libseccomp2"
 
 
-@dataclass(frozen=True)
-class Compare:
-    """One condition on one argument; ``mask`` only with MASKED_EQ."""
-
-    arg: int
-    op: str
-    value: int
-    mask: int = 0
-
-
-Conjunction = tuple[Compare, ...]
-
-
 @dataclass
 class Run:
     """What a layer says of one call: an action, if one of the alternatives holds."""
 
     action: int
-    alternatives: list[Conjunction] = field(default_factory=list)
+    alternatives: list[tuple[Condition, ...]] = field(default_factory=list)
 
     def is_always(self) -> bool:
         return () in self.alternatives
+
+    def has_room_for(self, conjunction: tuple[Condition, ...]) -> bool:
+        """Whether libseccomp can be trusted with this one beside those that are here."""
+        return all(_is_another_value(each, conjunction) for each in self.alternatives)
+
+
+def _is_another_value(a: tuple[Condition, ...], b: tuple[Condition, ...]) -> bool:
+    """The same comparisons of the same arguments, but for the value in one of them."""
+    alike = [replace(each, values=()) for each in a] == [replace(each, values=()) for each in b]
+    masked = all(each.op in ("eq", "masked_eq") for each in a)
+    return alike and masked and sum(x != y for x, y in zip(a, b, strict=True)) == 1
 
 
 Layer = dict[str, Run]
 
 
-def make_layers(rules: Iterable[tuple[str, int, Sequence[Conjunction]]]) -> list[Layer]:
-    """``(call, action, alternatives)`` from the top, as layers; no alternative holds as ``()``."""
+def compile_rules(rules: Sequence[Rule], default: str, machine: str) -> bytes:
+    """An array of ``struct sock_filter`` for one machine; every other ABI ends the process.
+
+    SpecError for a call that libseccomp does not know.
+    """
+    library = read_binding()
+    layers = make_layers(_select_rules(library, rules, machine))
+    parts = [_export(library, layer, machine) for layer in layers]
+    return join_parts(parts, _action_of(default), machine)
+
+
+def _select_rules(library: Any, rules: Sequence[Rule], machine: str) -> Iterator[tuple[str, Rule]]:
+    """(call, rule) from the top, without the calls that this machine does not have."""
+    for index, rule in enumerate(rules, 1):
+        for call in rule.calls:
+            number = read_number(library, call, machine)
+            if number >= 0:
+                yield call, rule
+            elif number == UNKNOWN and not rule.optional:
+                raise SpecError(
+                    f"rule {index}: libseccomp knows no call {call}"
+                    " (optional = true passes over those that are newer than the library)"
+                )
+
+
+def make_layers(calls: Iterable[tuple[str, Rule]]) -> list[Layer]:
+    """As few as there must be: a condition goes a layer down if the call's last one has no room."""
     depth: dict[str, int] = {}
-    layers: list[Layer] = []
-    for call, action, alternatives in rules:
-        level = depth.get(call, 0)
-        if call in depth and layers[level][call].action != action:
-            level += 1
-        depth[call] = level
-        if level == len(layers):
-            layers.append({})
-        layers[level].setdefault(call, Run(action)).alternatives += alternatives
+    # A policy without rules has a layer too: it is there that foreign ABIs end.
+    layers: list[Layer] = [{}]
+    for call, rule in calls:
+        action = _action_of(rule.action)
+        for conjunction in rule.spread_values():
+            level = depth.get(call, -1)
+            if level < 0 or not _fits(layers[level][call], action, conjunction):
+                level += 1
+            depth[call] = level
+            if level == len(layers):
+                layers.append({})
+            layers[level].setdefault(call, Run(action)).alternatives.append(conjunction)
     return layers
 
 
-def compile_layers(layers: Sequence[Layer], default: int, machine: str) -> bytes:
-    """An array of ``struct sock_filter`` for one machine; every other ABI ends the process."""
-    library = read_binding()
-    parts = [_export(library, layer, machine) for layer in layers]
-    return join_parts(parts, default, machine)
+def _fits(run: Run, action: int, conjunction: tuple[Condition, ...]) -> bool:
+    return run.action == action and run.has_room_for(conjunction)
+
+
+def _action_of(name: str) -> int:
+    """SECCOMP_RET_* of "allow", "kill" or an errno's name."""
+    if name in ACTIONS:
+        return ACTIONS[name]
+    return ERRNO | int(getattr(errno, name))
 
 
 def join_parts(parts: Sequence[bytes], default: int, machine: str) -> bytes:
@@ -151,9 +188,8 @@ def read_machine() -> str:
     return machine
 
 
-def read_number(call: str, machine: str) -> int:
+def read_number(library: Any, call: str, machine: str) -> int:
     """The call's number; UNKNOWN, or another negative one where only other machines have it."""
-    library = read_binding()
     number: int = library.resolve_syscall(_architecture(library, machine), call)
     return number
 
@@ -168,8 +204,7 @@ def _export(library: Any, layer: Layer, machine: str) -> bytes:
     rules.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
     _ask_for_tree(library, rules)
     for call, run in layer.items():
-        if read_number(call, machine) >= 0:
-            _add_run(library, rules, call, run)
+        _add_run(library, rules, call, run)
     with os.fdopen(os.memfd_create("bpf", os.MFD_CLOEXEC), "w+b") as file:
         rules.export_bpf(file)
         file.seek(0)
@@ -185,10 +220,8 @@ def _set_machine(library: Any, rules: Any, machine: str) -> None:
 
 def _ask_for_tree(library: Any, rules: Any) -> None:
     """A binary tree over the numbers instead of a list, from libseccomp 2.5 on."""
-    try:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
         rules.set_attr(getattr(library.Attr, "CTL_OPTIMIZE", 8), 2)
-    except (OSError, RuntimeError, ValueError):
-        pass
 
 
 def _add_run(library: Any, rules: Any, call: str, run: Run) -> None:
@@ -196,7 +229,7 @@ def _add_run(library: Any, rules: Any, call: str, run: Run) -> None:
     if run.is_always():
         rules.add_rule(action, call)
         return
-    for conjunction in dict.fromkeys(run.alternatives):
+    for conjunction in run.alternatives:
         rules.add_rule(action, call, *[_argument(library, each) for each in conjunction])
 
 
@@ -209,7 +242,7 @@ def _action(library: Any, action: int) -> Any:
     return library.ERRNO(action & 0xFFFF)
 
 
-def _argument(library: Any, each: Compare) -> Any:
+def _argument(library: Any, each: Condition) -> Any:
     if each.op == "masked_eq":
-        return library.Arg(each.arg, library.MASKED_EQ, each.mask, each.value)
-    return library.Arg(each.arg, getattr(library, each.op.upper()), each.value)
+        return library.Arg(each.arg, library.MASKED_EQ, each.mask, each.values[0])
+    return library.Arg(each.arg, getattr(library, each.op.upper()), each.values[0])

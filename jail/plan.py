@@ -6,35 +6,35 @@ Pure: what had to be looked at comes in as arguments.
 from __future__ import annotations
 
 import errno
+import functools
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from jail import idmap, user
+from jail.agent import wire
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
 from jail.launchplan import (
     Bind,
     BindScratch,
-    Hide,
     LaunchPlan,
-    MakeDir,
-    MakeLink,
+    MakeLinks,
     Mount,
-    Protect,
+    MountDev,
+    MountProc,
     Root,
     Seal,
     Source,
     Step,
-    WriteFile,
+    WriteFiles,
 )
 from jail.source import HostTree, SourceFacts
 from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits, MiB
 
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
-NOEXEC_TOO: Final = NOSUID_NODEV | mount.MOUNT_ATTR_NOEXEC
 READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
 
 MIN_KERNEL: Final = (5, 14)
@@ -74,8 +74,10 @@ class Inputs:
 
     host_tree: HostTree | None
     rootfs: SourceFacts | None
+    rootfs_dirs: frozenset[str]
+    """names of directories at the top of the root filesystem"""
     volumes: tuple[SourceFacts, ...]
-    devices: tuple[SourceFacts, ...]
+    devices: tuple[str, ...]
     passwd: str
     group: str
     filter: bytes
@@ -96,6 +98,11 @@ class Plan:
     program_rlimits: tuple[tuple[int, int, int], ...]
     enforced_by: Mapping[str, str]
     notes: tuple[str, ...]
+
+    @functools.cached_property
+    def frame(self) -> bytes:
+        """The launch plan as the one message that init reads."""
+        return wire.pack_frame(wire.Setup(wire.PROTOCOL_VERSION, self.launch.to_wire()))
 
     def make_idmap(self, slot: int, facts: HostFacts) -> idmap.IdMap:
         """The maps, once a slice is leased (``slot`` is ignored where there are none)."""
@@ -123,7 +130,6 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         program=(who.uid, who.gid),
         drops_groups=ids == "subuid",
         hostname=spec.hostname,
-        loopback=spec.network == "none",
         rlimits=make_rlimits(spec.limits),
         filter=inputs.filter,
         workdir=spec.workdir,
@@ -279,15 +285,19 @@ def make_notes(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
 
 def _make_root(spec: JailSpec, inputs: Inputs, sources: list[Source]) -> Root:
     disk = spec.limits.disk_bytes or UNLIMITED_DISK
+    points = ("proc", "dev", "tmp", *_default_workdir(spec))
     lower = None
     if inputs.rootfs is not None:
         lower = _add_source(sources, inputs.rootfs)
+    given = {each.target[1:] for each in (*spec.volumes, *spec.tmpfs)}
     return Root(
         lower=lower,
+        # Nothing is written to a read-only root that has every mount point already.
+        overlay=not (spec.read_only and {*points, *given} <= inputs.rootfs_dirs),
         read_only=spec.read_only,
         disk_bytes=disk,
         inodes=min(max(disk // BYTES_PER_INODE, 1024), 2**24),
-        mount_points=("proc", "dev", "tmp", *_default_workdir(spec)),
+        mount_points=points,
     )
 
 
@@ -301,8 +311,9 @@ def _make_steps(
     steps: list[Step] = []
     if inputs.host_tree is not None:
         steps += _show_host(inputs.host_tree, spec, who, sources)
-    steps += _make_dev(inputs.devices, sources)
-    steps += _make_proc(facts)
+    steps.append(MountDev(inputs.devices, DEV_LINKS))
+    steps.append(BindScratch("shm", "dev/shm", 0o1777))
+    steps.append(_make_proc(facts))
     steps += _make_scratch(spec)
     for volume, seen in zip(spec.volumes, inputs.volumes, strict=True):
         attr = NOSUID_NODEV | (READ_ONLY if volume.read_only else 0)
@@ -313,48 +324,29 @@ def _make_steps(
     return tuple(steps)
 
 
-def _show_host(
-    tree: HostTree, spec: JailSpec, who: user.User, sources: list[Source]
-) -> list[Step]:
+def _show_host(tree: HostTree, spec: JailSpec, who: user.User, sources: list[Source]) -> list[Step]:
     passwd, group = user.make_passwd(who, spec.workdir)
     hosts = f"127.0.0.1 localhost {spec.hostname}\n::1 localhost\n"
-    steps: list[Step] = [
-        WriteFile("etc/passwd", passwd),
-        WriteFile("etc/group", group),
-        WriteFile("etc/hosts", hosts.encode()),
-        WriteFile("etc/hostname", f"{spec.hostname}\n".encode()),
-        WriteFile("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
-    ]
-    steps += [MakeLink(path, target) for path, target in tree.links]
+    files = (
+        ("etc/passwd", passwd),
+        ("etc/group", group),
+        ("etc/hosts", hosts.encode()),
+        ("etc/hostname", f"{spec.hostname}\n".encode()),
+        ("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
+    )
+    steps: list[Step] = [WriteFiles(files), MakeLinks(tree.links)]
     attr = NOSUID_NODEV | READ_ONLY
     steps += [Bind(_add_source(sources, seen), path, attr) for path, seen in tree.binds]
     return steps
 
 
-def _make_dev(devices: tuple[SourceFacts, ...], sources: list[Source]) -> list[Step]:
-    """Device nodes are the host's own, bound: a user namespace can't make any (mknod(2))."""
-    size = {"size": "65536", "nr_inodes": "64", "mode": "0755"}
-    attr = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NOEXEC
-    steps: list[Step] = [Mount("tmpfs", "dev", dict(size), NOEXEC_TOO)]
-    steps += [MakeDir("dev/pts", 0o755), MakeDir("dev/shm", 0o755)]
-    steps += [MakeLink(f"dev/{name}", target) for name, target in DEV_LINKS]
-    for seen in devices:
-        name = seen.source.path.rpartition("/")[2]
-        steps.append(Bind(_add_source(sources, seen), f"dev/{name}", attr))
-    options: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
-    steps.append(Mount("devpts", "dev/pts", options, NOEXEC_TOO & ~mount.MOUNT_ATTR_NODEV))
-    steps.append(BindScratch("shm", "dev/shm", 0o1777))
-    steps.append(Seal("dev"))
-    return steps
-
-
-def _make_proc(facts: HostFacts) -> list[Step]:
+def _make_proc(facts: HostFacts) -> MountProc:
     """Masked and read-only parts, as the OCI runtimes have them (of those that exist)."""
-    steps: list[Step] = [Mount("proc", "proc", {}, NOEXEC_TOO)]
     there = set(facts.proc_sensitive)
-    steps += [Hide(f"proc/{name}") for name in HIDDEN if name in there]
-    steps += [Protect(f"proc/{name}") for name in PROTECTED if name in there]
-    return steps
+    return MountProc(
+        tuple(name for name in HIDDEN if name in there),
+        tuple(name for name in PROTECTED if name in there),
+    )
 
 
 def _make_scratch(spec: JailSpec) -> list[Step]:

@@ -137,7 +137,12 @@ class Process:
         self._killed = True
         self.start_watch()
         self._wake.set()
-        self.send_signal(signal.SIGKILL)
+        self._kill_first()
+
+    def _kill_first(self) -> None:
+        # In company the agent kills the tree: dead, the first process would show it no children.
+        if len(self._view.running) <= 1:
+            self.send_signal(signal.SIGKILL)
 
     def breach(self, limit: str, *, soft: bool = False) -> None:
         """Write down that a limit was reached; a hard one ends the run."""
@@ -185,13 +190,11 @@ class Process:
         if alive and info is not None and info.ppid not in (self._view.init_pid, 0):
             raise ProtocolError("from inside the jail: a pidfd that is no child of the agent")
         if self._killed:
-            self.send_signal(signal.SIGKILL)
+            self._kill_first()
 
     def _refuse(self, message: wire.NotStarted) -> None:
         status = ENOENT_STATUS if message.errno == errno.ENOENT else OTHER_STATUS
-        self._refusal = ProgramError(
-            message.detail[:1000], exit_status=status, errno=message.errno
-        )
+        self._refusal = ProgramError(message.detail[:1000], exit_status=status, errno=message.errno)
         self._finish()
 
     def _accept_exit(self, message: wire.Exited) -> None:
@@ -291,10 +294,11 @@ class Process:
             self.breach("disk", soft=True)
 
     async def _put_to_death(self) -> None:
-        """The first process has its SIGKILL; the agent does the rest, or the jail goes."""
+        """Alone, by SIGKILL of the first process; in company by the agent; else the jail goes."""
         if len(self._view.running) > 1:
             with suppress(JailBroken):
                 await self._view.session.send(wire.KillTree(self._run))
+        self._kill_first()
         with trio.move_on_after(KILL_GRACE_S):
             await self._done.wait()
         if not self._done.is_set():

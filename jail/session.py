@@ -75,8 +75,9 @@ class Session:
         self.on_break: Callable[[], None] | None = None
         """called when something inside breaks the protocol"""
 
-    async def send_setup(self, plan: dict[str, Any]) -> None:
-        await self._send(wire.Setup(wire.PROTOCOL_VERSION, plan))
+    async def send_frame(self, frame: bytes) -> None:
+        """A whole frame that was packed before."""
+        await self._send_packed(frame)
 
     async def wait_ready(self) -> tuple[int, int]:
         """The fds of the jail's /proc and scratch filesystem; HostError when init gave up."""
@@ -123,8 +124,11 @@ class Session:
         await self._send(message, fds)
 
     async def _send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        await self._send_packed(wire.pack_frame(message), fds)
+
+    async def _send_packed(self, packed: bytes, fds: Sequence[int] = ()) -> None:
         """At once where the socket takes it, which spares a round of the scheduler."""
-        frame = memoryview(wire.pack_frame(message))
+        frame = memoryview(packed)
         rights = []
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]

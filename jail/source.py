@@ -79,18 +79,23 @@ def read_rootfs(path: str) -> SourceFacts:
     return facts
 
 
+def read_top_dirs(path: str) -> frozenset[str]:
+    """Names of the real directories (no links) at the top of a root filesystem."""
+    with os.scandir(path) as entries:
+        return frozenset(e.name for e in entries if e.is_dir(follow_symlinks=False))
+
+
 @functools.cache
-def read_device(name: str) -> SourceFacts | None:
-    """The host's ``/dev/name`` where it is a character device."""
-    path = f"/dev/{name}"
+def read_devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the ``names`` that are character devices in the host's /dev."""
+    return tuple(name for name in names if _is_device(f"/dev/{name}"))
+
+
+def _is_device(path: str) -> bool:
     try:
-        found = os.stat(path, follow_symlinks=False)
+        return stat.S_ISCHR(os.stat(path, follow_symlinks=False).st_mode)
     except OSError:
-        return None
-    if not stat.S_ISCHR(found.st_mode):
-        return None
-    source = Source(path, found.st_dev, found.st_ino)
-    return SourceFacts(source, False, found.st_uid, found.st_gid)
+        return False
 
 
 @functools.cache

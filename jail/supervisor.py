@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from jail.background import open_background
+from jail.errors import HostError
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -21,11 +22,12 @@ from jail.result import Result
 from jail.session import Session
 from jail.slot import SlotPool
 from jail.source import (
-    read_device,
+    read_devices,
     read_host_tree,
     read_inside,
     read_rootfs,
     read_source,
+    read_top_dirs,
 )
 from jail.spec import JailSpec, make_spec
 from jail.user import HOST_GROUP, HOST_PASSWD
@@ -47,6 +49,7 @@ class Supervisor:
         self._starting = trio.Lock()
         self._slots: SlotPool | None = None
         self._next = 0
+        self._last: tuple[JailSpec | None, Inputs | None, Plan | None] = None, None, None
 
     @asynccontextmanager
     async def open_jail(
@@ -57,11 +60,19 @@ class Supervisor:
         Raises SpecError, HostError (with its remedy) or HelperError. When the block ends, by
         whatever way, every process in the jail is dead.
         """
-        plan = plan_jail(spec or make_spec(**options), self.facts)
+        plan = self._plan(spec or make_spec(**options))
         launcher = await self._get_launcher(plan.ids)
         slot = self._slots.lease() if plan.ids == "subuid" and self._slots else -1
         try:
-            async with self._launch(plan, launcher, slot) as jail:
+            async with AsyncExitStack() as stack:
+                try:
+                    jail = await stack.enter_async_context(self._launch(plan, launcher, slot))
+                except HostError as error:
+                    if error.step != "sources":
+                        raise
+                    # A spare's copy of the host's mounts may be older than a volume.
+                    launch = self._launch(plan, launcher, slot, fresh=True)
+                    jail = await stack.enter_async_context(launch)
                 yield jail
         finally:
             if slot >= 0 and self._slots:
@@ -69,7 +80,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def _launch(
-        self, plan: Plan, launcher: Launcher, slot: int
+        self, plan: Plan, launcher: Launcher, slot: int, fresh: bool = False
     ) -> AsyncGenerator[Jail, None]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
@@ -78,10 +89,11 @@ class Supervisor:
             async with open_background() as nursery:
                 nursery.start_soon(session.read)
                 # The plan waits in the socket for the one who reads it.
-                await session.send_setup(plan.launch.to_wire())
+                await session.send_frame(plan.frame)
                 with theirs:
                     ids = plan.make_idmap(slot, self.facts)
-                    init = await launcher.clone(self._next, plan.clone_flags, ids, theirs)
+                    number = self._next
+                    init = await launcher.clone(number, plan.clone_flags, ids, theirs, fresh)
                 try:
                     fds = await session.wait_ready()
                     with closing(Jail(plan, session, init, fds, nursery)) as jail:
@@ -91,8 +103,20 @@ class Supervisor:
         finally:
             session.close()
 
+    def _plan(self, spec: JailSpec) -> Plan:
+        """Looked at anew each time, decided anew when something is different from the last time."""
+        inputs = read_inputs(spec, self.facts)
+        last_spec, last_inputs, plan = self._last
+        if plan is None or spec is not last_spec or inputs != last_inputs:
+            plan = make_plan(spec, self.facts, inputs)
+            self._last = spec, inputs, plan
+        return plan
+
     async def _get_launcher(self, ids: str) -> Launcher:
         """The zygote for this kind of ids, started when it is first wanted, or anew if it died."""
+        launcher = self._launchers.get(ids)
+        if launcher is not None and not launcher.gone.is_set():
+            return launcher
         async with self._starting:
             launcher = self._launchers.get(ids)
             if launcher is None or launcher.gone.is_set():
@@ -148,7 +172,7 @@ async def open_jail(spec: JailSpec | None = None, **options: Any) -> AsyncGenera
 def run(
     argv: Iterable[str | os.PathLike[str]],
     *,
-    input: Input = b"",  # noqa: A002 - subprocess's word
+    input: Input = b"",
     timeout: float | str | None = None,
     **options: Any,
 ) -> Result:
@@ -180,8 +204,9 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
     return Inputs(
         host_tree=read_host_tree() if on_host else None,
         rootfs=rootfs,
+        rootfs_dirs=read_top_dirs(rootfs.source.path) if rootfs else frozenset(),
         volumes=tuple(read_source(each.source, "volume") for each in spec.volumes),
-        devices=tuple(each for each in map(read_device, DEVICES) if each is not None),
+        devices=read_devices(DEVICES),
         passwd=passwd,
         group=group,
         filter=read_filter(spec.seccomp, facts),
@@ -195,4 +220,3 @@ def read_filter(name: str, facts: HostFacts) -> bytes:
     from jail.policy import load_policy, read_bpf
 
     return read_bpf(load_policy(name), facts.cache_dir)
-

@@ -20,7 +20,9 @@ def parse_size(text: str | int, what: str = "size") -> int:
         return _positive(text, what, text)
     match = _SIZE.fullmatch(str(text).strip())
     if match is None:
-        raise SpecError(f"{what}: {text!r} is not a size; write bytes or a number with k, m, g or t")
+        raise SpecError(
+            f"{what}: {text!r} is not a size; write bytes or a number with k, m, g or t"
+        )
     number, unit = match.groups()
     return _positive(int(float(number) * 1024 ** _EXPONENT[unit.lower()]), what, text)
 

@@ -84,5 +84,3 @@ def find_first_breach(facts: Facts) -> Breach | None:
 
 def _rank(breach: Breach) -> tuple[float, int]:
     return breach.at_s, ORDER.index(VERDICT_OF[breach.limit])
-
-

@@ -102,7 +102,9 @@ class CpuBook:
         Where another run was in the jail since the last one, what init has reaped is not
         (only) ours: then ours is what was seen of those that have gone.
         """
-        gone = sum(s.own + s.waited for pid, s in self._last.items() if pid not in stats and pid != 1)
+        gone = sum(
+            s.own + s.waited for pid, s in self._last.items() if pid not in stats and pid != 1
+        )
         grown = {
             pid: s.waited - self._last[pid].waited
             for pid, s in stats.items()

@@ -61,7 +61,7 @@ def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_is_126(tmp_p
 
 def test_the_command_takes_the_place_of_the_shell() -> None:
     """So that a signal sent to ci/shell, Ctrl-C too, reaches the command itself."""
-    command = [SHELL, "sh", "-c", "echo $$; exec sleep 60"]
+    command: list[str | Path] = [SHELL, "sh", "-c", "echo $$; exec sleep 60"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -175,7 +175,8 @@ def test_subordinate_ids_start_above_all_that_were_granted(tmp_path: Path) -> No
 @pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
 def test_the_copy_is_the_checkout_less_what_git_ignores(tmp_path: Path) -> None:
     tree, copy = tmp_path / "tree", tmp_path / "copy"
-    for name in ("kept.py", ".git/HEAD", ".venv/pyvenv.cfg", "jail/build/layer.py", "pkg/__init__.py"):
+    fresh = ("kept.py", ".git/HEAD", ".venv/pyvenv.cfg", "jail/build/layer.py", "pkg/__init__.py")
+    for name in fresh:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("")
     (tree / "jail/policies").symlink_to("../policies")
@@ -202,6 +203,20 @@ def test_the_copy_is_the_checkout_less_what_git_ignores(tmp_path: Path) -> None:
     assert not (copy / "gone").exists()
     assert (copy / "jail/policies").readlink() == Path("../policies")
     assert (copy / "kept.py").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
+def test_two_edits_within_a_second_are_both_copied(tmp_path: Path) -> None:
+    tree, copy = tmp_path / "tree", tmp_path / "copy"
+    tree.mkdir()
+    copy.mkdir()
+    (tree / ".gitignore").write_text("")
+    second = 1_700_000_000 * 10**9
+    for edit, text in enumerate(("one", "two")):
+        (tree / "file").write_text(text)
+        os.utime(tree / "file", ns=(second + edit, second + edit))
+        run_setup('copy_tree "$@"', tree, copy, f"{os.geteuid()}:{os.getegid()}")
+        assert (copy / "file").read_text() == text
 
 
 def test_the_scripts_can_be_called() -> None:

@@ -23,11 +23,6 @@ SPIN = "while True: pass"
 SLEEP = "import time; time.sleep(60)"
 
 
-@pytest.fixture(params=["auto", "single"])
-def userns(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function: C source → (host directory, path inside)."""
@@ -308,12 +303,7 @@ async def test_the_peak_is_what_a_program_really_held(supervisor: Supervisor) ->
 
 # -- processes ----------------------------------------------------------------------------------
 
-FORK_BOMB = (
-    "import os\n"
-    "while True:\n"
-    "  try: os.fork()\n"
-    "  except OSError: pass\n"
-)
+FORK_BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass\n"
 
 
 async def test_a_fork_bomb_hurts_nobody_else(supervisor: Supervisor, userns: str) -> None:
@@ -322,9 +312,7 @@ async def test_a_fork_bomb_hurts_nobody_else(supervisor: Supervisor, userns: str
 
     async def bomb() -> None:
         results.append(
-            await run_python(
-                supervisor, FORK_BOMB, pids_limit=40, wall_time="2s", userns=userns
-            )
+            await run_python(supervisor, FORK_BOMB, pids_limit=40, wall_time="2s", userns=userns)
         )
 
     async with trio.open_nursery() as nursery, supervisor.open_jail(userns=userns) as sibling:
@@ -484,9 +472,7 @@ FILLERS = {
 
 
 @pytest.mark.parametrize("filler", FILLERS)
-async def test_a_full_disk_ends_as_dle(
-    supervisor: Supervisor, filler: str, userns: str
-) -> None:
+async def test_a_full_disk_ends_as_dle(supervisor: Supervisor, filler: str, userns: str) -> None:
     _, source = FILLERS[filler]
     result = await run_python(supervisor, source, disk="16m", userns=userns)
     assert (result.verdict, result.limit) == (Verdict.DLE, "disk"), result.stderr
@@ -711,9 +697,11 @@ async def test_sensible_limits_are_on_by_default() -> None:
 
 def test_the_running_host_is_left_as_it_was() -> None:
     """The supervisor's own limits are its user's, not the jail's."""
-    before = {n: resource.getrlimit(n) for n in range(resource.RLIM_NLIMITS)} if hasattr(
-        resource, "RLIM_NLIMITS"
-    ) else {n: resource.getrlimit(n) for n in range(16)}
+    before = (
+        {n: resource.getrlimit(n) for n in range(resource.RLIM_NLIMITS)}
+        if hasattr(resource, "RLIM_NLIMITS")
+        else {n: resource.getrlimit(n) for n in range(16)}
+    )
     assert jail.run(["true"], memory="64m", pids_limit=10, disk="1m").ok
     assert before == {n: resource.getrlimit(n) for n in before}
     assert Path("/proc/self").exists()

@@ -8,6 +8,7 @@ from typing import Final
 
 from jail.agent.kernel import number, syscall
 
+AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000
 OPEN_TREE_CLONE: Final = 1
@@ -68,10 +69,10 @@ def _with_log(error: OSError, context: int) -> OSError:
     return OSError(error.errno, f"{os.strerror(error.errno or 0)} ({log})")
 
 
-def open_tree(path_fd: int, recursive: bool = True) -> int:
-    """A detached copy of the mount tree at ``path_fd``; its fd."""
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
-    return syscall(428, path_fd, b"", flags | (AT_RECURSIVE if recursive else 0))
+def open_tree(dir_fd: int, path: str = "", recursive: bool = True) -> int:
+    """A detached copy of the mount tree at ``path`` of ``dir_fd`` (or at the fd itself)."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (0 if path else AT_EMPTY_PATH)
+    return syscall(428, dir_fd, path.encode(), flags | (AT_RECURSIVE if recursive else 0))
 
 
 def mount_setattr(mount_fd: int, attr_set: int, recursive: bool = True) -> None:
@@ -81,10 +82,10 @@ def mount_setattr(mount_fd: int, attr_set: int, recursive: bool = True) -> None:
     syscall(442, mount_fd, b"", flags, attr, ctypes.sizeof(attr))
 
 
-def move_mount(mount_fd: int, target_fd: int) -> None:
-    """Attach a detached mount onto an O_PATH fd."""
-    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    syscall(429, mount_fd, b"", target_fd, b"", flags)
+def move_mount(mount_fd: int, dir_fd: int, path: str = "") -> None:
+    """Attach a detached mount at ``path`` of ``dir_fd`` (or at the O_PATH fd itself)."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if path else MOVE_MOUNT_T_EMPTY_PATH)
+    syscall(429, mount_fd, b"", dir_fd, path.encode(), flags)
 
 
 def pivot_root_here() -> None:

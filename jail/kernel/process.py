@@ -127,7 +127,7 @@ def drop_capabilities() -> None:
     """Empty the ambient and bounding sets and lock the securebits: no exec, no setuid helps."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(read_last_capability() + 1):
-        prctl(PR_CAPBSET_DROP, capability)
+        syscall(_prctl_nr, PR_CAPBSET_DROP, capability, 0, 0, 0)
     prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED)
 
 

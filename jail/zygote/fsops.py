@@ -18,15 +18,15 @@ from jail.kernel.file import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_
 from jail.launchplan import (
     Bind,
     BindScratch,
-    Hide,
     LaunchPlan,
     MakeDir,
-    MakeLink,
+    MakeLinks,
     Mount,
-    Protect,
+    MountDev,
+    MountProc,
     Seal,
     Source,
-    WriteFile,
+    WriteFiles,
 )
 
 Rung = Callable[[str], AbstractContextManager[None]]
@@ -34,8 +34,20 @@ Rung = Callable[[str], AbstractContextManager[None]]
 STAGING: Final = ("/tmp", "/run", "/mnt", "/var")
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+EMPTY: Final = "empty"
 UPPER: Final = "overlay-upper"
 WORK: Final = "overlay-work"
+STRICTLY_IN_ROOT: Final = IN_ROOT | RESOLVE_NO_SYMLINKS
+NOSUID: Final = mount.MOUNT_ATTR_NOSUID
+NOEXEC_TOO: Final = NOSUID_NODEV | mount.MOUNT_ATTR_NOEXEC
+READ_ONLY: Final = NOEXEC_TOO | mount.MOUNT_ATTR_RDONLY
+NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+DEV_TMPFS: Final[dict[str, str | None]] = {"size": "64k", "nr_inodes": "64", "mode": "0755"}
+DEVPTS: Final[dict[str, str | None]] = {
+    "newinstance": None,
+    "ptmxmode": "0666",
+    "mode": "0620",
+}
 ROOT_TMPFS: Final[dict[str, str | None]] = {"size": "1m", "nr_inodes": "1024", "mode": "0755"}
 
 
@@ -47,23 +59,21 @@ class Builder:
         self._sources: list[int] = []
         self._scratch = -1
         self._root = -1
-        self._null = -1
         self._apply: dict[type, Callable[[Any], None]] = {
             MakeDir: self._make_dir,
-            MakeLink: self._make_link,
-            WriteFile: self._write_file,
+            MakeLinks: self._make_links,
+            WriteFiles: self._write_files,
             Bind: self._bind,
             BindScratch: self._bind_scratch,
             Mount: self._mount,
-            Hide: self._hide,
-            Protect: self._protect,
+            MountDev: self._mount_dev,
+            MountProc: self._mount_proc,
             Seal: self._seal,
         }
 
     def open_sources(self) -> None:
         """As the invoking user, in our own copy of the host's mounts."""
         self._sources = [open_source(each) for each in self._plan.sources]
-        self._null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
 
     def build(self, rung: Rung) -> None:
         """The scratch filesystem, the root, then every step."""
@@ -80,7 +90,7 @@ class Builder:
         os.fchdir(self._root)
         mount.pivot_root_here()
         os.chdir("/")
-        for fd in (*self._sources, self._null, self._root):
+        for fd in (*self._sources, self._root):
             os.close(fd)
         return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), self._scratch
 
@@ -94,13 +104,16 @@ class Builder:
         self._scratch = mount.open_filesystem("tmpfs", options, NOSUID_NODEV)
         mount.move_mount(self._scratch, find_staging())
         os.mkdir("root", 0o755, dir_fd=self._scratch)
+        os.mkdir(EMPTY, 0o555, dir_fd=self._scratch)
 
     def _mount_root(self) -> None:
         lower = self._plan.root.lower
         if lower is None:
             root = mount.open_filesystem("tmpfs", ROOT_TMPFS, NOSUID_NODEV)
-        else:
+        elif self._plan.root.overlay:
             root = self._open_overlay(self._sources[lower])
+        else:
+            root = self._open_bind(self._sources[lower])
         target = os.open("root", os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
         mount.move_mount(root, target)
         os.close(target)
@@ -108,6 +121,14 @@ class Builder:
         if lower is None:
             for name in self._plan.root.mount_points:
                 make_dirs(root, name)
+
+    def _open_bind(self, lower: int) -> int:
+        """The tree itself, read-only; it has all the mount points."""
+        for name in self._plan.root.mount_points:
+            os.close(openat2(lower, name, os.O_PATH | os.O_DIRECTORY, STRICTLY_IN_ROOT))
+        root = mount.open_tree(lower)
+        mount.mount_setattr(root, NOSUID_NODEV | mount.MOUNT_ATTR_RDONLY)
+        return root
 
     def _open_overlay(self, lower: int) -> int:
         """Kernel overlay with its whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
@@ -128,22 +149,23 @@ class Builder:
     def _make_dir(self, step: MakeDir) -> None:
         os.close(self._open_or_make(step.path, True))
 
-    def _make_link(self, step: MakeLink) -> None:
-        parent, name = self._open_parent(step.path)
-        try:
-            os.symlink(step.target, name, dir_fd=parent)
-        finally:
-            os.close(parent)
+    def _make_links(self, step: MakeLinks) -> None:
+        for path, target in step.links:
+            parent, name = self._open_parent(path)
+            try:
+                os.symlink(target, name, dir_fd=parent)
+            finally:
+                os.close(parent)
 
-    def _write_file(self, step: WriteFile) -> None:
-        parent, name = self._open_parent(step.path)
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(name, flags, 0o644, dir_fd=parent)
-        finally:
-            os.close(parent)
-        os.write(fd, step.data)
-        os.close(fd)
+    def _write_files(self, step: WriteFiles) -> None:
+        for path, data in step.files:
+            parent, name = self._open_parent(path)
+            try:
+                fd = os.open(name, NEW_FILE, 0o644, dir_fd=parent)
+            finally:
+                os.close(parent)
+            os.write(fd, data)
+            os.close(fd)
 
     def _bind(self, step: Bind) -> None:
         source = self._sources[step.source]
@@ -167,30 +189,45 @@ class Builder:
         tree = mount.open_filesystem(step.fstype, step.options, step.attr)
         self._attach(tree, step.path, True)
 
-    def _hide(self, step: Hide) -> None:
-        target = openat2(self._root, step.path, os.O_PATH, IN_ROOT)
-        if stat.S_ISDIR(os.fstat(target).st_mode):
-            options: dict[str, str | None] = {"size": "0", "nr_inodes": "1", "mode": "0555"}
-            read_only = NOSUID_NODEV | mount.MOUNT_ATTR_RDONLY
-            tree = mount.open_filesystem("tmpfs", options, read_only)
-        else:
-            tree = mount.open_tree(self._null, recursive=False)
-        mount.move_mount(tree, target)
-        os.close(target)
-        os.close(tree)
+    def _mount_dev(self, step: MountDev) -> None:
+        """Ours and new, so names in it need no resolving; read-only once it is complete."""
+        dev = mount.open_filesystem("tmpfs", DEV_TMPFS, NOEXEC_TOO)
+        self._attach_keep(dev, "dev")
+        for name in ("pts", "shm"):
+            os.mkdir(name, 0o755, dir_fd=dev)
+        for name, target in step.links:
+            os.symlink(target, name, dir_fd=dev)
+        for name in step.devices:
+            os.mknod(name, 0o644, dir_fd=dev)
+            attach_copy(mount.AT_FDCWD, f"/dev/{name}", dev, name)
+        pts = mount.open_filesystem("devpts", DEVPTS, mount.MOUNT_ATTR_NOEXEC | NOSUID)
+        mount.move_mount(pts, dev, "pts")
+        mount.mount_setattr(dev, mount.MOUNT_ATTR_RDONLY, recursive=False)
+        os.close(pts)
+        os.close(dev)
 
-    def _protect(self, step: Protect) -> None:
-        target = openat2(self._root, step.path, os.O_PATH, IN_ROOT)
-        tree = mount.open_tree(target)
-        mount.mount_setattr(tree, mount.MOUNT_ATTR_RDONLY)
-        mount.move_mount(tree, target)
-        os.close(target)
-        os.close(tree)
+    def _mount_proc(self, step: MountProc) -> None:
+        proc = mount.open_filesystem("proc", {}, NOEXEC_TOO)
+        self._attach_keep(proc, "proc")
+        for name in step.hidden:
+            if is_dir(proc, name):
+                attach_copy(self._scratch, EMPTY, proc, name, READ_ONLY)
+            else:
+                attach_copy(mount.AT_FDCWD, "/dev/null", proc, name)
+        for name in step.protected:
+            attach_copy(proc, name, proc, name, mount.MOUNT_ATTR_RDONLY)
+        os.close(proc)
 
     def _seal(self, step: Seal) -> None:
         fd = openat2(self._root, step.path or ".", os.O_PATH, IN_ROOT)
         mount.mount_setattr(fd, mount.MOUNT_ATTR_RDONLY, recursive=False)
         os.close(fd)
+
+    def _attach_keep(self, tree: int, path: str) -> None:
+        """Attach, and keep the fd: it is the directory of the new mount from now on."""
+        target = openat2(self._root, path, os.O_PATH | os.O_DIRECTORY, STRICTLY_IN_ROOT)
+        mount.move_mount(tree, target)
+        os.close(target)
 
     def _attach(self, tree: int, path: str, is_dir: bool) -> None:
         target = self._open_or_make(path, is_dir)
@@ -222,6 +259,19 @@ class Builder:
         if not parent:
             return os.dup(self._root), name
         return self._open_or_make(parent, True), name
+
+
+def attach_copy(from_fd: int, source: str, to_fd: int, target: str, attr: int = 0) -> None:
+    """Bind one path onto another, both of trees that nobody hostile has written to."""
+    tree = mount.open_tree(from_fd, source)
+    if attr:
+        mount.mount_setattr(tree, attr)
+    mount.move_mount(tree, to_fd, target)
+    os.close(tree)
+
+
+def is_dir(dir_fd: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd).st_mode)
 
 
 def open_source(source: Source) -> int:
@@ -275,6 +325,10 @@ def name_step(step: Any) -> str:
     """The word that the doctor knows the step by."""
     if isinstance(step, Mount):
         return f"mount {step.fstype}"
+    if isinstance(step, MountProc):
+        return "mount proc"
+    if isinstance(step, MountDev):
+        return "mount dev"
     if isinstance(step, Bind | BindScratch):
         return f"bind /{step.path}"
-    return f"{type(step).__name__} /{step.path}"
+    return type(step).__name__

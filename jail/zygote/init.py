@@ -6,6 +6,7 @@ exits: nothing untrusted has run by then.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -17,13 +18,14 @@ from typing import Any, Final, NoReturn
 
 from jail.agent import server, wire
 from jail.kernel import mount, process
+from jail.kernel.file import openat2
 from jail.launchplan import LaunchPlan
+from jail.zygote import link
 from jail.zygote.fsops import Builder
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
-SESSION_FD: Final = 3
-MAPPED_FD: Final = 4
+HANDOVER_FD: Final = 3
 
 
 class StepError(Exception):
@@ -34,15 +36,25 @@ class StepError(Exception):
         self.step, self.errno, self.detail = step, errno, detail
 
 
-def run_init(session_fd: int, mapped_fd: int) -> NoReturn:
-    """Build the jail, drop everything, serve. Ends with the supervisor's end of the session."""
+def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
+    """Wait for the session, build the jail, drop everything, serve. Ends with the session.
+
+    What needs no plan is done before the session comes: a spare init waits here, warm.
+    ``rehearsal`` is a Setup frame's body whose reading makes our own copies of the pages that
+    the real one will touch; b"" goes without.
+    """
+    sock: socket.socket | None = None
     try:
         process.set_name("jail:init")
-        keep_only(session_fd, mapped_fd)
-        sock = socket.socket(fileno=SESSION_FD)
+        keep_only(handover_fd)
+        failure = prepare(flags)
+        if rehearsal:
+            rehearse(rehearsal)
+        sock = receive_session()
         try:
-            plan = receive_plan(sock)
-            fds = climb(plan)
+            if failure is not None:
+                raise failure
+            fds = climb(receive_plan(sock))
         except StepError as error:
             report = wire.SetupFailed(error.step, error.errno, error.detail)
             sock.sendall(wire.pack_frame(report))
@@ -54,9 +66,34 @@ def run_init(session_fd: int, mapped_fd: int) -> NoReturn:
         server.serve(sock)
         os._exit(0)
     except BaseException as error:
-        complain(error)
+        complain(sock, error)
     finally:
         os._exit(1)
+
+
+def prepare(flags: int) -> StepError | None:
+    """The rungs that are the same for every plan; a failure is kept until there is a session."""
+    try:
+        if flags & process.CLONE_NEWNET:
+            with rung("lo up"):
+                raise_loopback()
+        with rung("keyring"):
+            process.join_session_keyring()
+        with rung("capset"):
+            # Of no effect on what we hold until the program is executed.
+            process.drop_capabilities()
+    except StepError as error:
+        return error
+    return None
+
+
+def rehearse(body: bytes) -> None:
+    """Go through the motions without a system call that changes anything."""
+    setup = wire.unpack_body(body, {"Setup": wire.Setup})
+    Builder(LaunchPlan.from_wire(setup.plan))
+    server.rehearse()
+    with contextlib.suppress(OSError):
+        openat2(-1, "rehearsal", os.O_PATH, 0)
 
 
 def climb(plan: LaunchPlan) -> tuple[int, int]:
@@ -64,8 +101,6 @@ def climb(plan: LaunchPlan) -> tuple[int, int]:
     builder = Builder(plan)
     with rung("sources"):
         builder.open_sources()
-    with rung("uid_map"):
-        wait_until_mapped()
     with rung("setgroups"):
         become(plan.builder, plan.drops_groups)
     with rung("mounts private"):
@@ -75,17 +110,11 @@ def climb(plan: LaunchPlan) -> tuple[int, int]:
         proc_fd, scratch_fd = builder.enter()
     with rung("sethostname"):
         socket.sethostname(plan.hostname)
-    if plan.loopback:
-        with rung("lo up"):
-            raise_loopback()
-    with rung("keyring"):
-        process.join_session_keyring()
     forget_imports()
     with rung("rlimit"):
         for number, soft, hard in plan.rlimits:
             set_limit(number, soft, hard)
     with rung("capset"):
-        process.drop_capabilities()
         become(plan.program, False)
         process.clear_capabilities()
         process.prctl(process.PR_SET_DUMPABLE, 0)
@@ -112,16 +141,27 @@ class rung:  # noqa: N801 - reads as a word of the ladder
             raise StepError(self._step, error.errno or 0, error.strerror or str(error)) from None
 
 
-def keep_only(session_fd: int, mapped_fd: int) -> None:
-    """0, 1, 2 are /dev/null, 3 the session, 4 the pipe; whatever else the zygote has is closed."""
-    session = fcntl.fcntl(session_fd, fcntl.F_DUPFD_CLOEXEC, 10)
-    mapped = fcntl.fcntl(mapped_fd, fcntl.F_DUPFD_CLOEXEC, 10)
+def keep_only(handover_fd: int) -> None:
+    """0, 1, 2 are /dev/null, 3 the handover socket; whatever else the zygote has is closed."""
+    handover = fcntl.fcntl(handover_fd, fcntl.F_DUPFD_CLOEXEC, 10)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    os.dup2(session, SESSION_FD, inheritable=False)
-    os.dup2(mapped, MAPPED_FD, inheritable=False)
-    os.closerange(5, os.sysconf("SC_OPEN_MAX"))
+    os.dup2(handover, HANDOVER_FD, inheritable=False)
+    os.closerange(HANDOVER_FD + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def receive_session() -> socket.socket:
+    """The jail's end of its session, which the zygote hands over when the id maps are written.
+
+    The end of the handover socket means that there will be none.
+    """
+    with socket.socket(fileno=HANDOVER_FD) as handover:
+        received = link.receive(handover)
+    if received is None:
+        os._exit(0)
+    _, (session_fd,) = received
+    return socket.socket(fileno=session_fd)
 
 
 def receive_plan(sock: socket.socket) -> LaunchPlan:
@@ -136,13 +176,6 @@ def _receive_exactly(sock: socket.socket, size: int) -> bytes:
     if len(data) < size:
         os._exit(0)  # the supervisor has gone
     return data
-
-
-def wait_until_mapped() -> None:
-    """One byte from the zygote; the end of the pipe means it could not write the maps."""
-    if os.read(MAPPED_FD, 1) != b"1":
-        os._exit(1)
-    os.close(MAPPED_FD)
 
 
 def become(ids: tuple[int, int], drop_groups: bool) -> None:
@@ -176,12 +209,9 @@ def set_limit(number: int, soft: int, hard: int) -> None:
     resource.setrlimit(number, (soft, hard))
 
 
-def complain(error: BaseException) -> None:
+def complain(sock: socket.socket | None, error: BaseException) -> None:
     """A bug of ours: tell the supervisor as far as the session still works."""
     detail = f"{type(error).__name__}: {error}"[:500]
-    try:
-        os.write(SESSION_FD, wire.pack_frame(wire.SetupFailed("init", 0, detail)))
-    except OSError:
-        pass
-
-
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.sendall(wire.pack_frame(wire.SetupFailed("init", 0, detail)))

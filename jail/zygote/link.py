@@ -1,7 +1,7 @@
 """The socket between the supervisor and its zygote: SOCK_SEQPACKET, one message a packet.
 
 Both ends are ours, so a malformed message is a bug and raises. Requests: ``["Clone", jail,
-flags, uid_map, gid_map, deny_setgroups]`` with the jail's end of its session socket, and
+flags, fresh, uid_map, gid_map, deny_setgroups]`` with the jail's end of its session socket, and
 ``["Unshare"]``. Facts: ``["Cloned", jail, pid]`` with a pidfd, ``["CloneFailed", jail, step,
 errno]``, ``["Unshared"]``, ``["UnshareFailed", errno]``.
 """

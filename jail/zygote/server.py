@@ -11,11 +11,18 @@ import os
 import select
 import signal
 import socket
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+from jail.agent import wire
 from jail.agent.kernel import signalfd
 from jail.kernel import process
+from jail.launchplan import SAMPLE_PLAN
 from jail.zygote import init, link
+
+SPARE_DELAY_MS: Final = 2
+REHEARSAL: Final = wire.pack_frame(wire.Setup(wire.PROTOCOL_VERSION, SAMPLE_PLAN.to_wire()))[
+    wire.HEADER.size :
+]
 
 
 def serve(sock: socket.socket) -> None:
@@ -26,6 +33,7 @@ def serve(sock: socket.socket) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     process.read_last_capability()
+    init.rehearse(REHEARSAL)
     # What is alive now is shared by every child; the collector would only unshare its pages.
     gc.disable()
     gc.freeze()
@@ -36,24 +44,39 @@ def serve(sock: socket.socket) -> None:
         zygote.close()
 
 
+class Child(NamedTuple):
+    """An init process: waiting for its session, or a jail."""
+
+    pid: int
+    pidfd: int
+    handover: socket.socket | None
+    flags: int
+
+
 class Zygote:
-    """Owns the jails' init processes: jail number → (pid, pidfd)."""
+    """Owns the init processes: those of jails, and one spare made ahead of the next request.
+
+    The spare has its namespaces and nothing else: no plan, no ids. It is used once.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._dead_fd = signalfd(signal.SIGCHLD)
-        self._inits: dict[int, tuple[int, int]] = {}
-        self._handlers: dict[str, Any] = {
-            "Clone": self._clone,
-            "Unshare": self._unshare,
-        }
+        self._jails: dict[int, Child] = {}
+        self._spare: Child | None = None
+        self._wanted_flags = 0
+        self._handlers: dict[str, Any] = {"Clone": self._clone, "Unshare": self._unshare}
 
     def run(self) -> None:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._dead_fd, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            idle = self._wanted_flags and self._spare is None
+            ready = poll.poll(SPARE_DELAY_MS if idle else None)
+            if not ready:
+                self._make_spare()
+            for fd, _ in ready:
                 if fd == self._dead_fd:
                     self._reap()
                 elif not self._serve_one():
@@ -80,36 +103,64 @@ class Zygote:
             link.send(self._sock, ["Unshared"])
 
     def _clone(
-        self, jail: int, flags: int, uid_map: bytes, gid_map: bytes, deny: bool, fds: list[int]
+        self,
+        jail: int,
+        flags: int,
+        fresh: bool,
+        uid_map: bytes,
+        gid_map: bytes,
+        deny: bool,
+        fds: list[int],
     ) -> None:
-        (session_fd,) = fds
-        mapped_r, mapped_w = os.pipe2(os.O_CLOEXEC)
         step = "clone"
+        try:
+            child = self._take_child(flags, fresh)
+            self._jails[jail] = child
+            for step, text in (
+                ("setgroups", b"deny" if deny else b""),
+                ("uid_map", uid_map),
+                ("gid_map", gid_map),
+            ):
+                if text:
+                    write_proc(child.pid, step, text)
+            hand_over(child, fds[0])
+        except OSError as error:
+            if jail in self._jails:
+                # Without a session it reads the end of its handover socket and exits.
+                close_handover(self._jails[jail])
+            link.send(self._sock, ["CloneFailed", jail, step, error.errno])
+        else:
+            link.send(self._sock, ["Cloned", jail, child.pid], [child.pidfd])
+
+    def _take_child(self, flags: int, fresh: bool) -> Child:
+        spare = self._spare
+        self._wanted_flags = flags
+        if spare is None or spare.flags != flags or fresh:
+            return self._fork(flags, b"")
+        self._spare = None
+        return spare
+
+    def _make_spare(self) -> None:
+        try:
+            self._spare = self._fork(self._wanted_flags, REHEARSAL)
+        except OSError:
+            self._wanted_flags = 0  # until somebody asks again, and is told the reason
+
+    def _fork(self, flags: int, rehearsal: bytes) -> Child:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             pid, pidfd = process.fork_into(flags)
             if pid == 0:
-                init.run_init(session_fd, mapped_r)
-            self._inits[jail] = pid, pidfd
-            for step, name, text in (
-                ("setgroups", "setgroups", b"deny" if deny else b""),
-                ("uid_map", "uid_map", uid_map),
-                ("gid_map", "gid_map", gid_map),
-            ):
-                if text:
-                    write_proc(pid, name, text)
-            os.write(mapped_w, b"1")
-        except OSError as error:
-            # Unmapped, the child reads the end of the pipe and exits.
-            link.send(self._sock, ["CloneFailed", jail, step, error.errno])
-        else:
-            link.send(self._sock, ["Cloned", jail, pid], [pidfd])
+                init.run_init(theirs.fileno(), flags, rehearsal)
+        except OSError:
+            ours.close()
+            raise
         finally:
-            os.close(mapped_r)
-            os.close(mapped_w)
+            theirs.close()
+        return Child(pid, pidfd, ours, flags)
 
     def _reap(self) -> None:
         os.read(self._dead_fd, 4096)
-        by_pid = {pid: jail for jail, (pid, _) in self._inits.items()}
         while True:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -117,18 +168,46 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            if (jail := by_pid.get(pid)) is not None:
-                os.close(self._inits.pop(jail)[1])
+            self._forget(pid)
+
+    def _forget(self, pid: int) -> None:
+        for jail, child in self._jails.items():
+            if child.pid == pid:
+                release(self._jails.pop(jail))
+                return
+        if self._spare is not None and self._spare.pid == pid:
+            release(self._spare)
+            self._spare = None
 
     def close(self) -> None:
         """Nothing outlives us: PID 1's death takes its whole pid namespace along."""
-        for _, pidfd in self._inits.values():
-            process.kill_pidfd(pidfd)
+        children = [*self._jails.values()]
+        if self._spare is not None:
+            children.append(self._spare)
+        for child in children:
+            process.kill_pidfd(child.pidfd)
         while True:
             try:
                 os.wait()
             except ChildProcessError:
                 return
+
+
+def hand_over(child: Child, session_fd: int) -> None:
+    """The session goes to the child, which has been waiting for nothing else."""
+    assert child.handover is not None
+    link.send(child.handover, ["Session"], [session_fd])
+    child.handover.close()
+
+
+def close_handover(child: Child) -> None:
+    if child.handover is not None:
+        child.handover.close()
+
+
+def release(child: Child) -> None:
+    close_handover(child)
+    os.close(child.pidfd)
 
 
 def write_proc(pid: int, name: str, text: bytes) -> None:

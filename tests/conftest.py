@@ -1,0 +1,120 @@
+"""What tests share: the leak oracle around each of them, a supervisor, a root filesystem."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jail
+from jail import Jail, Supervisor
+from tests import oracle
+from tests.part import is_allowed_in_ci, require
+from tests.probe import Probe, build_probe
+from tests.rootfs import make_rootfs
+
+OpenJail = Callable[..., AbstractAsyncContextManager[Jail]]
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_configure() -> None:
+    oracle.adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def _leak_oracle(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing outlives a test: see :mod:`tests.oracle`."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    before = oracle.take_snapshot()
+    yield
+    leaks = oracle.wait_until_clean(before)
+    if folder is not None:
+        leaks += oracle.find_strays(folder)
+    if leaks:
+        oracle.kill_family()
+        pytest.fail("left behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        fail_in_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        fail_in_ci(report)
+    return report
+
+
+def fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """There everything is installed: a skip means that something went unseen."""
+    where = report.longrepr
+    reason = where[2] if isinstance(where, tuple) else str(where)
+    reason = reason.removeprefix("Skipped: ")
+    if IN_CI and not is_allowed_in_ci(reason):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is a failure in CI: {reason}"
+
+
+@pytest.fixture
+async def supervisor() -> AsyncGenerator[Supervisor, None]:
+    """For tests that open jails; its zygotes start when the first jail wants them."""
+    async with jail.open_supervisor() as supervisor:
+        yield supervisor
+
+
+@pytest.fixture(params=["auto", "single"])
+def userns(request: pytest.FixtureRequest) -> str:
+    """Both ways to map ids."""
+    if request.param == "auto":
+        require("subuid")
+    return str(request.param)
+
+
+@pytest.fixture
+def open_jail(supervisor: Supervisor, userns: str) -> OpenJail:
+    """``supervisor.open_jail`` under either way to map ids."""
+
+    def open_(**options: Any) -> AbstractAsyncContextManager[Jail]:
+        return supervisor.open_jail(userns=userns, **options)
+
+    return open_
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """The program that tries one thing at a time, static: it runs in any root filesystem."""
+    require("gcc")
+    return build_probe(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root filesystem of busybox alone. For reading: a hostile one makes its own."""
+    require("busybox")
+    folder = tmp_path_factory.mktemp("rootfs")
+    make_rootfs(folder)
+    return folder
+
+
+@pytest.fixture
+def own_rootfs(tmp_path: Path) -> Path:
+    """As ``rootfs``, for one test to spoil."""
+    require("busybox")
+    folder = tmp_path / "rootfs"
+    make_rootfs(folder)
+    return folder

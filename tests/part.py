@@ -1,0 +1,44 @@
+"""What a test needs of its host, and what it says when the host hasn't got it.
+
+Two different things: a *missing part* (a program, subordinate ids) is a skip that fails in CI,
+where everything is installed. An attack that this kernel doesn't offer even to those outside a
+jail is NOT-EXERCISED: nothing was shown, and no installation mends it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
+
+import pytest
+
+from jail.host import read_facts
+from jail.idmap import count_slices
+
+NOT_EXERCISED: Final = "NOT-EXERCISED: "
+
+
+def require(*parts: str) -> None:
+    """Skip unless they are all here; a part is a program or one of :data:`PARTS`."""
+    for part in parts:
+        if not PARTS.get(part, lambda part=part: shutil.which(part) is not None)():
+            pytest.skip(f"this host lacks a part: {part}")
+
+
+def not_exercised(reason: str) -> NoReturn:
+    """The attack fails without a jail, too: whatever it does inside shows nothing."""
+    pytest.skip(NOT_EXERCISED + reason)
+
+
+def is_allowed_in_ci(reason: str) -> bool:
+    """Whether a skip with this reason may stand in CI."""
+    return reason.startswith(NOT_EXERCISED)
+
+
+def _has_subids() -> bool:
+    facts = read_facts()
+    return facts.can_map_subids and count_slices(facts.subuids, facts.subgids) > 0
+
+
+PARTS: Final[Mapping[str, Callable[..., bool]]] = {"subuid": _has_subids}
