@@ -75,7 +75,8 @@ async def run_cases(supervisor: Supervisor, cases: list[Case], report: Report) -
 
 async def run_together(supervisor: Supervisor, cases: list[Case], report: Report) -> None:
     """One after the other in one jail, with the first one's limits."""
-    async with supervisor.open_jail(**LIMITS | cases[0].limits) as living:
+    limits = LIMITS | (cases[0].limits if cases else {})
+    async with supervisor.open_jail(**limits) as living:
         for case in cases:
             report.add(case.name, await run_in(living, case, report))
 
