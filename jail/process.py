@@ -128,6 +128,7 @@ class Process:
             kill_pidfd(self.pidfd, number)
 
     def terminate(self) -> None:
+        """SIGTERM to its first process."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
