@@ -29,6 +29,7 @@ REFERENCE: Final = CHECKOUT / "docs" / "reference.md"
 BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]*|(?<![\w-])-[a-zA-Z]\b")
+CATALOGUE_ID: Final = re.compile(r"\b(?:NS|PF|FS|FD|TY|SC|RS|NW|AG|UM|SV)-\d\d\b")
 LIMIT_S: Final = 50
 
 
@@ -212,6 +213,18 @@ def test_the_reference_has_every_option() -> None:
     text = REFERENCE.read_text()
     missing = {option for option in read_help() - {"--help"} if f"`{option}" not in text}
     assert missing == set()
+
+
+def test_what_the_pages_say_is_tested_has_its_test() -> None:
+    """Files by their names; attacks by their catalogue ids, which the tests bear."""
+    security = (CHECKOUT / "SECURITY.md").read_text()
+    files = set(re.findall(r"`(tests/[\w/.]+)`", security))
+    missing = {name for name in files if not (CHECKOUT / name).exists()}
+    assert missing == set()
+    tests = "".join(path.read_text() for path in (CHECKOUT / "tests").rglob("*.py"))
+    promised, borne = (set(CATALOGUE_ID.findall(text)) for text in (security, tests))
+    assert len(promised) > 40
+    assert promised - borne == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))

@@ -17,7 +17,7 @@ PROGRAMS = Path(__file__).resolve().parent / "program"
 LIMITS: dict[str, Any] = {
     "memory": "128m",
     "cpu_time": "1s",
-    "wall_time": "4s",
+    "wall_time": "10s",
     "pids_limit": 32,
     "output_limit": "1m",
     "disk": "16m",
