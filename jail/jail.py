@@ -12,7 +12,7 @@ import trio
 
 from jail import transfer
 from jail.agent import wire
-from jail.background import open_background
+from jail.background import Background, open_background
 from jail.errors import JailBroken, ProtocolError
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
@@ -45,13 +45,13 @@ class Jail:
         session: Session,
         init: tuple[int, int],
         fds: tuple[int, int],
-        nursery: trio.Nursery,
+        background: Background,
     ) -> None:
         self.plan = plan
         self.init_pid, self._init_pidfd = init
         self._closed = False
         self._session = session
-        self._nursery = nursery
+        self._background = background
         self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._view = JailView(
             session=session,
@@ -101,9 +101,9 @@ class Jail:
                 await process.wait()
             if process.returncode is None:
                 process.start_watch()
-                async with open_background() as nursery:
-                    nursery.start_soon(out.run)
-                    nursery.start_soon(err.run)
+                async with open_background() as background:
+                    background.start_soon(out.run)
+                    background.start_soon(err.run)
                     await process.wait()
             # All it left is dead by now, unless another run of this jail holds the pipes.
             out.drain()
@@ -145,7 +145,7 @@ class Jail:
     ) -> AsyncGenerator[Process, None]:
         """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
         limits = merge_limits(self.plan.spec.limits, program)
-        process = Process(self._view, limits, self._nursery)
+        process = Process(self._view, limits, self._background)
         with self._session.open_run(process) as number, ExitStack() as streams:
             process.begin(number)
             try:
@@ -177,7 +177,8 @@ class Jail:
                 streams.callback(stream.close)
                 setattr(process, name, stream)
                 ends.append(writer)
-            await self._session.send(wire.Exec(number, *self._make_exec(program)), ends)
+            request = wire.Exec(number, *self._make_exec(program))
+            await self._session.send(request, ends, process)
 
     def _open_stdin(
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
@@ -193,7 +194,7 @@ class Jail:
             os.write(writer, data)
             os.close(writer)
         else:
-            self._nursery.start_soon(feed, writer, data)
+            self._background.start_soon(feed, writer, data)
         return reader
 
     async def _exec_on_terminal(
@@ -205,7 +206,8 @@ class Jail:
         streams: ExitStack,
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
-        await self._session.send(wire.ExecTerminal(number, *self._make_exec(program), *size))
+        request = wire.ExecTerminal(number, *self._make_exec(program), *size)
+        await self._session.send(request, sender=process)
         await process.wait_started()
         master = process.terminal_fd
         if master is None:

@@ -162,8 +162,8 @@ async def open_launcher(
     ours.send("\0".join(import_paths()).encode())
     launcher = Launcher(process, trio.socket.from_stdlib_socket(ours))
     try:
-        async with open_background() as nursery:
-            await nursery.start(launcher.read_replies)
+        async with open_background() as background:
+            await background.start(launcher.read_replies)
             if ids == "subuid":
                 await launcher.enter_outer_namespace(facts)
             yield launcher

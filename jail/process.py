@@ -15,6 +15,7 @@ import trio
 
 from jail import watch
 from jail.agent import wire
+from jail.background import Background
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
 from jail.result import Result
@@ -68,10 +69,10 @@ class Process:
     output, which whoever reads the streams has).
     """
 
-    def __init__(self, view: JailView, limits: Limits, nursery: trio.Nursery) -> None:
+    def __init__(self, view: JailView, limits: Limits, background: Background) -> None:
         self._view = view
         self._limits = limits
-        self._nursery = nursery
+        self._background = background
         self._run = 0
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: OutputStream | None = None
@@ -83,6 +84,7 @@ class Process:
         self._ended_s = 0.0
         self._breaches: list[Breach] = []
         self._killed = False
+        self._asked = False
         self._watched = False
         self._wake = trio.Event()
         self._started = trio.Event()
@@ -135,6 +137,9 @@ class Process:
         if self._done.is_set():
             return
         self._killed = True
+        if not self._asked and not self._breaches:
+            self._close_books(None, "ended before it was asked for")
+            return
         self.start_watch()
         self._wake.set()
         self._kill_first()
@@ -153,6 +158,13 @@ class Process:
             self.kill()
 
     # -- what the session tells ---------------------------------------------------------------
+
+    def on_wait(self) -> None:
+        """The agent doesn't read: its time runs all the same."""
+        self.start_watch()
+
+    def on_send(self) -> None:
+        self._asked = True
 
     def begin(self, run: int) -> None:
         """The run's number; what the jail has used so far is not this run's."""
@@ -211,7 +223,7 @@ class Process:
         """Begin to look at it; the first milliseconds of a program need no watching."""
         if not self._watched:
             self._watched = True
-            self._nursery.start_soon(self._watch)
+            self._background.start_soon(self._watch)
 
     async def _watch(self) -> None:
         """Look, and end it when it is time; until it has ended."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from jail.background import open_background
+from jail.background import Background, open_background
 from jail.errors import HostError
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
@@ -41,10 +41,10 @@ class Supervisor:
     Made by :func:`open_supervisor`.
     """
 
-    def __init__(self, facts: HostFacts, stack: AsyncExitStack, nursery: trio.Nursery) -> None:
+    def __init__(self, facts: HostFacts, stack: AsyncExitStack, background: Background) -> None:
         self.facts = facts
         self._stack = stack
-        self._nursery = nursery
+        self._background = background
         self._launchers: dict[str, Launcher] = {}
         self._starting = trio.Lock()
         self._slots: SlotPool | None = None
@@ -86,8 +86,8 @@ class Supervisor:
         session = Session(ours)
         self._next += 1
         try:
-            async with open_background() as nursery:
-                nursery.start_soon(session.read)
+            async with open_background() as background:
+                background.start_soon(session.read)
                 # The plan waits in the socket for the one who reads it.
                 await session.send_frame(plan.frame)
                 with theirs:
@@ -96,7 +96,7 @@ class Supervisor:
                     init = await launcher.clone(number, plan.clone_flags, ids, theirs, fresh)
                 try:
                     fds = await session.wait_ready()
-                    with closing(Jail(plan, session, init, fds, nursery)) as jail:
+                    with closing(Jail(plan, session, init, fds, background)) as jail:
                         yield jail
                 finally:
                     await end_init(init[1])
@@ -123,7 +123,7 @@ class Supervisor:
                 keep: tuple[int, ...] = ()
                 if ids == "subuid":
                     keep = (self._open_slots().fd,)
-                launcher = await self._nursery.start(self._hold_launcher, ids, keep)
+                launcher = await self._background.start(self._hold_launcher, ids, keep)
                 self._launchers[ids] = launcher
             return launcher
 
@@ -158,8 +158,8 @@ async def open_supervisor(facts: HostFacts | None = None) -> AsyncGenerator[Supe
 
     When the block ends every jail is gone, and so is every helper process.
     """
-    async with AsyncExitStack() as stack, open_background() as nursery:
-        yield Supervisor(facts or read_facts(), stack, nursery)
+    async with AsyncExitStack() as stack, open_background() as background:
+        yield Supervisor(facts or read_facts(), stack, background)
 
 
 @asynccontextmanager
