@@ -2,7 +2,8 @@
 
 A frame is four bytes of length, big-endian, and a msgpack array: the message's name, then its
 fields in order. File descriptors ride on a frame's first byte (SCM_RIGHTS, unix(7)); each
-message says by ``FDS`` how many it brings. Requests are imperative, facts are past.
+kind of message brings a fixed number of them (:data:`FDS`). Requests are
+imperative, facts past.
 
 Both sides check everything: the other one may be hostile.
 """
@@ -36,7 +37,6 @@ class Setup(NamedTuple):
 
     version: int
     plan: dict[str, Any]
-    FDS = 0
 
 
 class Exec(NamedTuple):
@@ -51,7 +51,6 @@ class Exec(NamedTuple):
     env: dict[str, str]
     cwd: str
     rlimits: list[list[int]]
-    FDS = 3
 
 
 class ExecTerminal(NamedTuple):
@@ -64,14 +63,12 @@ class ExecTerminal(NamedTuple):
     rlimits: list[list[int]]
     rows: int
     columns: int
-    FDS = 0
 
 
 class KillTree(NamedTuple):
     """Kill a run's first process and its descendants, while other runs go on."""
 
     run: int
-    FDS = 0
 
 
 class OpenFile(NamedTuple):
@@ -81,7 +78,6 @@ class OpenFile(NamedTuple):
     path: str
     write: bool
     mode: int
-    FDS = 0
 
 
 class MakeDir(NamedTuple):
@@ -90,7 +86,6 @@ class MakeDir(NamedTuple):
     request: int
     path: str
     mode: int
-    FDS = 0
 
 
 class MakeLink(NamedTuple):
@@ -99,7 +94,6 @@ class MakeLink(NamedTuple):
     request: int
     path: str
     target: str
-    FDS = 0
 
 
 class ListDir(NamedTuple):
@@ -107,14 +101,12 @@ class ListDir(NamedTuple):
 
     request: int
     path: str
-    FDS = 0
 
 
 class Ready(NamedTuple):
     """The jail is built and everything dropped; fds: the jail's /proc and its scratch tmpfs."""
 
     version: int
-    FDS = 2
 
 
 class SetupFailed(NamedTuple):
@@ -123,7 +115,6 @@ class SetupFailed(NamedTuple):
     step: str
     errno: int
     detail: str
-    FDS = 0
 
 
 class Started(NamedTuple):
@@ -131,7 +122,6 @@ class Started(NamedTuple):
 
     run: int
     pid: int
-    FDS = 1
 
 
 class StartedTerminal(NamedTuple):
@@ -139,7 +129,6 @@ class StartedTerminal(NamedTuple):
 
     run: int
     pid: int
-    FDS = 2
 
 
 class NotStarted(NamedTuple):
@@ -148,7 +137,6 @@ class NotStarted(NamedTuple):
     run: int
     errno: int
     detail: str
-    FDS = 0
 
 
 class Exited(NamedTuple):
@@ -163,14 +151,12 @@ class Exited(NamedTuple):
     cpu_us: int
     maxrss_kib: int
     switches: int
-    FDS = 0
 
 
 class Opened(NamedTuple):
     """The answer to OpenFile; fd: the file."""
 
     request: int
-    FDS = 1
 
 
 class Listed(NamedTuple):
@@ -178,14 +164,12 @@ class Listed(NamedTuple):
 
     request: int
     entries: list[list[Any]]
-    FDS = 0
 
 
 class Done(NamedTuple):
     """The request was carried out."""
 
     request: int
-    FDS = 0
 
 
 class Failed(NamedTuple):
@@ -194,7 +178,6 @@ class Failed(NamedTuple):
     request: int
     errno: int
     detail: str
-    FDS = 0
 
 
 REQUESTS: Final[dict[str, Any]] = {
@@ -216,6 +199,10 @@ FACTS: Final[dict[str, Any]] = {
         Failed,
     )
 }
+
+
+FDS: Final[dict[type[Any], int]] = {Exec: 3, Ready: 2, Started: 1, StartedTerminal: 2, Opened: 1}
+"""How many descriptors a message brings, where it brings any."""
 
 
 def _is_int(value: object) -> bool:
@@ -257,7 +244,9 @@ CHECKS: Final[dict[str, Any]] = {
 
 def pack_frame(message: Any) -> bytes:
     """The whole frame; WireError when it is too large to be taken."""
-    body = msgpack.packb([type(message).__name__, *message], unicode_errors="surrogateescape")
+    body: bytes = msgpack.packb(
+        [type(message).__name__, *message], unicode_errors="surrogateescape"
+    )
     if len(body) > MAX_FRAME_BYTES:
         raise WireError(f"a message of {len(body)} bytes; {MAX_FRAME_BYTES} is the most")
     return HEADER.pack(len(body)) + body
@@ -331,9 +320,10 @@ class FrameBuffer:
         body = bytes(self._bytes[HEADER.size : end])
         del self._bytes[:end]
         message = unpack_body(body, self._known)
-        if len(self._fds) < message.FDS:
+        count = FDS.get(type(message), 0)
+        if len(self._fds) < count:
             raise WireError(f"{type(message).__name__}: file descriptors missing")
-        return message, [self._fds.popleft() for _ in range(message.FDS)]
+        return message, [self._fds.popleft() for _ in range(count)]
 
     def close(self) -> None:
         """Close what nobody took."""

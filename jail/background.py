@@ -30,9 +30,8 @@ class Background:
         return await self._nursery.start(self._run_started, serve, args)
 
     async def _run(self, serve: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
-        with trio.CancelScope(shield=True) as scope:
-            with self._remember(scope):
-                await serve(*args)
+        with trio.CancelScope(shield=True) as scope, self._remember(scope):
+            await serve(*args)
 
     async def _run_started(
         self,
@@ -41,9 +40,8 @@ class Background:
         *,
         task_status: trio.TaskStatus[Any],
     ) -> None:
-        with trio.CancelScope() as scope:
-            with self._remember(scope):
-                await serve(*args, task_status=_Shield(scope, self._nursery, task_status))
+        with trio.CancelScope() as scope, self._remember(scope):
+            await serve(*args, task_status=_Shield(scope, self._nursery, task_status))
 
     @contextmanager
     def _remember(self, scope: trio.CancelScope) -> Iterator[None]:

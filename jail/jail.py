@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 import trio
 
@@ -95,7 +94,8 @@ class Jail:
         program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
         data = input.encode() if isinstance(input, str) else bytes(input or b"")
         async with self._open_process(program, stdin=data) as process:
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             out, err = Collector(process.stdout), Collector(process.stderr)
             with trio.move_on_after(SHORT_RUN_S):
                 await process.wait()
@@ -158,6 +158,7 @@ class Jail:
                 process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait_gone()
+                process.close_terminal()
 
     async def _exec_on_pipes(
         self,
@@ -206,7 +207,8 @@ class Jail:
         streams: ExitStack,
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
-        request = wire.ExecTerminal(number, *self._make_exec(program), *size)
+        rows, columns = size
+        request = wire.ExecTerminal(number, *self._make_exec(program), rows, columns)
         await self._session.send(request, sender=process)
         await process.wait_started()
         master = process.terminal_fd
@@ -214,10 +216,13 @@ class Jail:
             raise ProtocolError("from inside the jail: a terminal that isn't one")
         process.stdin = trio.lowlevel.FdStream(os.dup(master))
         streams.callback(process.stdin.close)
-        process.stdout = OutputStream(master, limit, lambda: process.breach("output"))
+        reader = os.dup(master)
+        process.stdout = OutputStream(reader, limit, lambda: process.breach("output"))
         streams.callback(process.stdout.close)
 
-    def _make_exec(self, program: ProgramSpec) -> tuple[Any, ...]:
+    def _make_exec(
+        self, program: ProgramSpec
+    ) -> tuple[list[str], dict[str, str], str, list[list[int]]]:
         env = {**self.plan.env, **program.env}
         check_env(env)
         return list(program.argv), env, program.cwd or self.plan.spec.workdir, self._own_rlimits()
@@ -292,14 +297,13 @@ def make_program(
 
 
 def add_output(result: Result, process: Process, stdout: bytes, stderr: bytes) -> Result:
-    """The result with what was collected."""
-    assert process.stdout is not None and process.stderr is not None
+    """The result with what was collected; on a terminal there is no stderr."""
     streams = {"stdout": process.stdout, "stderr": process.stderr}
     return replace(
         result,
         stdout=stdout,
         stderr=stderr,
-        truncated=tuple(name for name, stream in streams.items() if stream.truncated),
-        stdout_bytes=process.stdout.total_bytes,
-        stderr_bytes=process.stderr.total_bytes,
+        truncated=tuple(name for name, each in streams.items() if each and each.truncated),
+        stdout_bytes=process.stdout.total_bytes if process.stdout else 0,
+        stderr_bytes=process.stderr.total_bytes if process.stderr else 0,
     )

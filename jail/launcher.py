@@ -131,7 +131,7 @@ class Launcher:
         reply.event.set()
 
     async def aclose(self) -> None:
-        """Hang up, which ends every jail; kill it if that takes too long. Shielded by the caller."""
+        """Hang up, which ends every jail; kill it if that takes long. Shielded by the caller."""
         self._sock.close()
         pidfd = os.pidfd_open(self.pid) if self._process.poll() is None else -1
         if pidfd >= 0:
@@ -189,7 +189,7 @@ def _start(fd: int, keep_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
 
 
 def import_paths() -> list[str]:
-    """Where jail and msgpack lie; given over the socket, as a command line is everybody's to read."""
+    """Where jail and msgpack lie; given over the socket: everybody can read a command line."""
     here = Path(__file__).resolve().parent.parent
     there = Path(msgpack.__file__).resolve().parent.parent
     return list(dict.fromkeys([str(here), str(there)]))

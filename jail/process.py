@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import signal
@@ -18,10 +19,11 @@ from jail.agent import wire
 from jail.background import Background
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
-from jail.result import Result
+from jail.result import Result, Verdict
 from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
+from jail.terminal import check_master, set_terminal_size
 from jail.units import format_size
 from jail.verdict import Breach, Facts, decide
 
@@ -60,6 +62,11 @@ class JailView:
     """kills the whole jail, synchronously"""
     running: dict[int, Process] = field(default_factory=dict)
     """the runs now under way, by number"""
+
+    @functools.cached_property
+    def agent_peak_bytes(self) -> int:
+        """The agent's own greatest resident set when the first run ended."""
+        return watch.read_peak(self.proc_fd, 1)
 
 
 class Process:
@@ -121,7 +128,7 @@ class Process:
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        if self.pidfd < 0 and self._result is not None and self._result.exit_code is None:
+        if self._result is not None and self._result.verdict is Verdict.IE:
             raise JailBroken(self._result.message)
 
     def send_signal(self, number: int) -> None:
@@ -131,6 +138,11 @@ class Process:
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell its terminal, if it has one, a new size: TIOCSWINSZ, ioctl_tty(2)."""
+        if self.terminal_fd is not None:
+            set_terminal_size(self.terminal_fd, rows, columns)
 
     def kill(self) -> None:
         """End it and all it started; ``wait`` tells when that is done."""
@@ -175,7 +187,7 @@ class Process:
         self._book.open(watch.read_init(self._view.proc_fd))
 
     def receive(self, message: Any, fds: list[int]) -> None:
-        """Started, then Exited; or NotStarted. ProtocolError for what an honest agent never says."""
+        """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
         if isinstance(message, wire.Started | wire.StartedTerminal):
             self._accept_start(message, fds)
         elif isinstance(message, wire.NotStarted):
@@ -194,9 +206,10 @@ class Process:
                 os.close(fd)
             raise ProtocolError("from inside the jail: a program that starts twice")
         self.pidfd, self._pid_inside = fds[0], message.pid
+        self._started.set()
         if len(fds) > 1:
             self.terminal_fd = fds[1]
-        self._started.set()
+            check_master(self.terminal_fd)
         info = pidfd_info(self.pidfd)
         alive = info is not None and info.wait_status is None
         if alive and info is not None and info.ppid not in (self._view.init_pid, 0):
@@ -341,6 +354,7 @@ class Process:
             processes_peak=self.usage.processes_peak,
             enforced_by=dict(self._view.enforced_by),
             message=failure or describe_limit(limit, self._limits),
+            fault="sandbox" if failure is not None else None,
             killed=self._killed,
             limit=limit,
             context_switches_forced=None if exited is None else exited.switches,
@@ -362,16 +376,32 @@ class Process:
             seconds = self._update_book(watch.read_init(self._view.proc_fd))
             usage.cpu_time_s = max(usage.cpu_time_s, seconds)
         usage.cpu_time_s = max(usage.cpu_time_s, exited.cpu_us / 1e6)
-        usage.memory_peak_bytes = max(usage.memory_peak_bytes, exited.maxrss_kib * 1024)
+        self._take_peak(exited.maxrss_kib * 1024)
         late = limits.cpu_time_s is not None and usage.cpu_time_s > limits.cpu_time_s
         if late and not self._breaches:
             self._breaches.append(Breach("cpu_time", self._ended_s))
         self._note_disk()
 
+    def _take_peak(self, largest_bytes: int) -> None:
+        """The greatest resident set of any of its processes.
+
+        exec(2) hands on the peak of the memory it replaces, which after a vfork is the agent's:
+        up to that size it is no more than a bound, and what was seen is better.
+        """
+        seen = self.usage.memory_peak_bytes
+        if largest_bytes > self._view.agent_peak_bytes or not seen:
+            self.usage.memory_peak_bytes = max(seen, largest_bytes)
+
     def release(self) -> None:
         """Give the pidfd back."""
         fd, self.pidfd = self.pidfd, -1
         if fd >= 0:
+            os.close(fd)
+
+    def close_terminal(self) -> None:
+        """Give the terminal's master side back; its streams have copies of their own."""
+        fd, self.terminal_fd = self.terminal_fd, None
+        if fd is not None:
             os.close(fd)
 
 
@@ -395,16 +425,16 @@ def describe_limit(limit: str | None, limits: Limits) -> str:
     if limit is None:
         return ""
     texts = {
-        "memory": lambda: f"memory limit of {format_size(limits.memory_bytes or 0)} reached",
-        "cpu_time": lambda: f"cpu time limit of {limits.cpu_time_s or 0:g} s reached",
-        "wall_time": lambda: f"wall time limit of {limits.wall_time_s or 0:g} s reached",
-        "output": lambda: f"output limit of {format_size(limits.output_bytes or 0)} reached",
-        "disk": lambda: f"disk limit of {format_size(limits.disk_bytes or 0)} reached",
-        "fsize": lambda: "file-size limit reached",
-        "pids": lambda: f"limit of {limits.pids} processes reached",
-        "seccomp": lambda: "ended by the system-call policy",
+        "memory": f"memory limit of {format_size(limits.memory_bytes or 0)} reached",
+        "cpu_time": f"cpu time limit of {limits.cpu_time_s or 0:g} s reached",
+        "wall_time": f"wall time limit of {limits.wall_time_s or 0:g} s reached",
+        "output": f"output limit of {format_size(limits.output_bytes or 0)} reached",
+        "disk": f"disk limit of {format_size(limits.disk_bytes or 0)} reached",
+        "fsize": "file-size limit reached",
+        "pids": f"limit of {limits.pids} processes reached",
+        "seccomp": "ended by the system-call policy",
     }
-    return texts[limit]()
+    return texts[limit]
 
 
 def merge_limits(jail: Limits, program: ProgramSpec) -> Limits:

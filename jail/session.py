@@ -14,7 +14,6 @@ import trio
 from jail.agent import wire
 from jail.errors import HostError, JailBroken, ProtocolError, TransferError
 
-
 SEND_GRACE_S = 2.0
 
 
@@ -97,7 +96,7 @@ class Session:
         self._requests: dict[int, Receiver] = {}
         self.broken: Exception | None = None
         self.on_break: Callable[[], None] | None = None
-        """called when the jail has to end: something inside breaks the protocol, or reads nothing"""
+        """called when the jail has to end: something inside breaks the protocol or reads nothing"""
 
     async def send_frame(self, frame: bytes) -> None:
         """A whole frame that was packed before."""

@@ -69,6 +69,11 @@ def read_exact_memory(proc_fd: int, pids: list[int]) -> int:
     return total
 
 
+def read_peak(proc_fd: int, pid: int) -> int:
+    """The greatest resident set that one process ever had, in bytes."""
+    return _sum_lines(_read(proc_fd, f"{pid}/status"), (b"VmHWM:",))
+
+
 def find_descendants(stats: dict[int, Stat], pid: int) -> set[int]:
     """``pid`` and all that name it as an ancestor."""
     found = {pid}

@@ -131,7 +131,7 @@ class Builder:
         return root
 
     def _open_overlay(self, lower: int) -> int:
-        """Kernel overlay with its whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
+        """Kernel overlay, its whiteouts in user.* xattrs; paths go by fd: none needs escaping."""
         for name in (UPPER, WORK):
             os.mkdir(name, 0o755, dir_fd=self._scratch)
         upper = os.open(UPPER, os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
