@@ -21,6 +21,7 @@ from jail.session import Session
 from jail.spec import ProgramSpec, check_argv, check_env
 from jail.stream import Collector, OutputStream, feed, open_pipe
 from jail.units import parse_size, parse_time
+from jail.watch import open_init
 
 SHORT_RUN_S = 0.002
 """A program that ends within this needs no tasks beside it: nothing to look at, and what it
@@ -56,6 +57,7 @@ class Jail:
             session=session,
             init_pid=self.init_pid,
             proc_fd=fds[0],
+            init_stat_fd=open_init(fds[0]),
             scratch_fd=fds[1],
             enforced_by=plan.enforced_by,
             kill=self.kill,
@@ -223,8 +225,9 @@ class Jail:
     def _make_exec(
         self, program: ProgramSpec
     ) -> tuple[list[str], dict[str, str], str, list[list[int]]]:
-        env = {**self.plan.env, **program.env}
-        check_env(env)
+        env = dict(self.plan.env)
+        if program.env:
+            env = check_env({**env, **program.env})
         return list(program.argv), env, program.cwd or self.plan.spec.workdir, self._own_rlimits()
 
     def _own_rlimits(self) -> list[list[int]]:
@@ -267,7 +270,8 @@ class Jail:
     def close(self) -> None:
         """What this object owns beside the process and the session."""
         self._closed = True
-        for fd in (self._null_fd, self._view.proc_fd, self._view.scratch_fd):
+        view = self._view
+        for fd in (self._null_fd, view.proc_fd, view.init_stat_fd, view.scratch_fd):
             with suppress(OSError):
                 os.close(fd)
 

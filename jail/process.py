@@ -56,6 +56,7 @@ class JailView:
     session: Session
     init_pid: int
     proc_fd: int
+    init_stat_fd: int
     scratch_fd: int
     enforced_by: Mapping[str, str]
     kill: Any
@@ -184,7 +185,7 @@ class Process:
         for other in self._view.running.values():
             other._had_company = self._had_company = True
         self._view.running[run] = self
-        self._book.open(watch.read_init(self._view.proc_fd))
+        self._book.open(watch.read_init(self._view.init_stat_fd))
 
     def receive(self, message: Any, fds: list[int]) -> None:
         """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
@@ -373,7 +374,7 @@ class Process:
         usage, limits = self.usage, self._limits
         if len(self._view.running) == 1:
             # All it left has been killed and reaped, so init is the only one to ask.
-            seconds = self._update_book(watch.read_init(self._view.proc_fd))
+            seconds = self._update_book(watch.read_init(self._view.init_stat_fd))
             usage.cpu_time_s = max(usage.cpu_time_s, seconds)
         usage.cpu_time_s = max(usage.cpu_time_s, exited.cpu_us / 1e6)
         self._take_peak(exited.maxrss_kib * 1024)

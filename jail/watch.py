@@ -46,9 +46,17 @@ def read_stats(proc_fd: int) -> dict[int, Stat]:
     return stats
 
 
-def read_init(proc_fd: int) -> dict[int, Stat]:
+def open_init(proc_fd: int) -> int:
+    """An fd for :func:`read_init`; it stays with this very process."""
+    return os.open("1/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+
+
+def read_init(stat_fd: int) -> dict[int, Stat]:
     """Of init alone: enough where nothing else lives."""
-    text = _read(proc_fd, "1/stat")
+    try:
+        text = os.pread(stat_fd, 4096, 0)
+    except OSError:  # ESRCH: it is gone
+        return {}
     return {1: parse_stat(text)} if text else {}
 
 
