@@ -68,7 +68,8 @@ def _enter(cwd: str) -> None:
         os.chdir(cwd)
     except OSError as error:
         text = f"working directory {cwd}: {os.strerror(error.errno or errno.EIO)}"
-        raise NotExecutable(error.errno, text) from None
+        # Not ENOENT, whatever the kernel says: it isn't the program that is missing.
+        raise NotExecutable(errno.ENOTDIR, text) from None
 
 
 def find_program(name: str, search: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,7 +34,18 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return run_command(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    finally:
+        flush_or_forget()
+
+
+def run_command(words: list[str]) -> int:
+    """``run`` or ``doctor``."""
     # argparse would take the program's own options for ours, and its "--" away.
     options, program = split_program(words)
     parser = make_parser()
@@ -41,16 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return FAILED
-    try:
-        if args.command == "doctor":
-            return run_doctor(args, program)
-        return run_program(args, [*args.program, *program])
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Python would try to flush once more, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    if args.command == "doctor":
+        return run_doctor(args, program)
+    return run_program(args, [*args.program, *program])
+
+
+def flush_or_forget() -> None:
+    """Python would flush once more at its end, and turn a reader that has gone into status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def split_program(words: list[str]) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from jail.result import Result
 from jail.session import Session
 from jail.spec import ProgramSpec, check_argv, check_env
 from jail.stream import Collector, OutputStream, feed, open_pipe
+from jail.teardown import Init
 from jail.units import parse_size, parse_time
 from jail.watch import open_init
 
@@ -43,12 +44,12 @@ class Jail:
         self,
         plan: Plan,
         session: Session,
-        init: tuple[int, int],
+        init: Init,
         fds: tuple[int, int],
         background: Background,
     ) -> None:
         self.plan = plan
-        self.init_pid, self._init_pidfd = init
+        self.init_pid, self._init_pidfd = init.pid, init.pidfd
         self._closed = False
         self._session = session
         self._background = background
@@ -68,6 +69,11 @@ class Jail:
     def enforced_by(self) -> Mapping[str, str]:
         """Per limit, the mechanism that holds it here."""
         return self.plan.enforced_by
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs in it: the agent has ended whatever the last program left."""
+        return not self._view.running and self._session.broken is None
 
     def kill(self) -> None:
         """Kill PID 1 and with it, by the kernel, every process of the jail. At once."""
@@ -216,6 +222,8 @@ class Jail:
         master = process.terminal_fd
         if master is None:
             raise ProtocolError("from inside the jail: a terminal that isn't one")
+        # Both streams share one open file: trio would make it blocking again with the first's end.
+        os.set_blocking(master, False)
         process.stdin = trio.lowlevel.FdStream(os.dup(master))
         streams.callback(process.stdin.close)
         reader = os.dup(master)
