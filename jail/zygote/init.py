@@ -74,6 +74,8 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
 def prepare(flags: int) -> StepError | None:
     """The rungs that are the same for every plan; a failure is kept until there is a session."""
     try:
+        with rung("close_range"):
+            process.close_range(HANDOVER_FD + 1, process.ALL_FDS)
         if flags & process.CLONE_NEWNET:
             with rung("lo up"):
                 raise_loopback()
@@ -142,13 +144,12 @@ class rung:  # noqa: N801 - reads as a word of the ladder
 
 
 def keep_only(handover_fd: int) -> None:
-    """0, 1, 2 are /dev/null, 3 the handover socket; whatever else the zygote has is closed."""
+    """0, 1, 2 are /dev/null, 3 the handover socket; :func:`prepare` closes the zygote's others."""
     handover = fcntl.fcntl(handover_fd, fcntl.F_DUPFD_CLOEXEC, 10)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.dup2(handover, HANDOVER_FD, inheritable=False)
-    os.closerange(HANDOVER_FD + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def receive_session() -> socket.socket:
