@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,14 @@ import pytest
 import trio
 
 import jail
-from jail import Jail, JailError, Supervisor
+from jail import Jail, JailBroken, JailError, Supervisor, Verdict
+from jail.agent.kernel import number
 from jail.launcher import Launcher
 from tests.faults.strace import Fault, Trace, open_strace
 
 BORN_S: Final = 20.0
 READY: Final = "sendmsg("
+RECVMSG: Final = str(number(47, 212))
 WITNESS: Final = "/out/witness"
 NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 OWNER: Final = re.compile(r",[ug]id=\d+")
@@ -46,8 +48,7 @@ class Outcome:
 
     error: Exception | None = None
     report: Mapping[str, Any] | None = None
-    injected: int = 0
-    calls: Counter[str] = field(default_factory=Counter)
+    trace: Trace | None = None
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Kind:
     out: Path | None
     report: Mapping[str, Any] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
-    """of init, from its first to Ready"""
+    """of the place that is traced; those of an init up to Ready"""
 
     @property
     def witness(self) -> bool:
@@ -86,70 +87,111 @@ def every_init_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """No spare that was made before the tracer came."""
     real = Launcher.clone
 
-    async def clone(self: Launcher, number: int, *words: Any) -> tuple[int, int]:
-        return await real(self, number, *words[:3], True)
+    async def clone(self: Launcher, jail: int, *words: Any) -> tuple[int, int]:
+        return await real(self, jail, *words[:3], True)
 
     monkeypatch.setattr(Launcher, "clone", clone)
 
 
 class Nursery:
-    """A supervisor whose jails are born under a tracer; one lane of kinds, one birth at a time."""
+    """A supervisor whose jails are born under a tracer, one at a time.
 
-    def __init__(self, supervisor: Supervisor, folder: Path) -> None:
+    ``place`` says whose calls are traced: ``init`` (the zygote's new children, and its own),
+    ``zygote`` (alone), ``spare`` (an init that waits for its session, from there on).
+    """
+
+    def __init__(self, supervisor: Supervisor, folder: Path, place: str) -> None:
         self.supervisor = supervisor
+        self.place = place
         self._folder = folder
         self._count = 0
         self._warm = 0
 
-    async def get_zygote(self, kind: Kind) -> int:
-        """Its pid, once it has done all that it does once in its life."""
-        launcher = self.supervisor._launchers.get(kind.ids)
-        if launcher is None or launcher.gone.is_set() or launcher.pid != self._warm:
-            async with self.supervisor.open_jail(**kind.options):
-                launcher = self.supervisor._launchers[kind.ids]
-            self._warm = launcher.pid
-        return launcher.pid
-
     async def learn(self, kind: Kind) -> None:
         """Look at one that nothing happens to."""
+        zygote = await self.get_zygote(kind)
         async with self.trace(kind) as trace, self.supervisor.open_jail(**kind.options) as j:
             init = j.init_pid
-            await trio.sleep(0)
-        kind.calls = trace.count_calls(init, until=READY)
+        if self.place == "zygote":
+            kind.calls = trace.count_calls(zygote)
+        else:
+            kind.calls = trace.count_calls(init, until=READY)
+        assert kind.calls, f"nothing seen of {self.place}"
         async with self.supervisor.open_jail(**kind.options) as j:
             kind.report = await read_report(j)
-        if kind.out is not None:
-            assert kind.witness
-            forget(kind)
+        assert kind.out is None or kind.witness
+        forget(kind)
 
-    @asynccontextmanager
-    async def trace(
-        self, kind: Kind, options: list[str] | None = None, *, follow: bool = True
-    ) -> AsyncGenerator[Trace, None]:
-        """The zygote, and with ``follow`` all its children to come."""
-        self._count += 1
-        path = self._folder / f"trace-{kind.ids}-{self._count}"
-        zygote = await self.get_zygote(kind)
-        async with open_strace(path, zygote, options or [], follow=follow) as trace:
-            yield trace
-
-    async def bear(self, kind: Kind, fault: Fault, *, follow: bool = True) -> Outcome:
-        """One jail with a fault at its birth; the tracer lets go before a program runs in it."""
+    async def bear(self, kind: Kind, fault: Fault) -> Outcome:
+        """One jail with a fault at its birth."""
         outcome = Outcome()
-        trace = None
         forget(kind)
         try:
             with trio.fail_after(BORN_S):
-                async with AsyncExitStack() as life:
-                    async with self.trace(kind, fault.to_options(), follow=follow) as trace:
-                        opening = self.supervisor.open_jail(**kind.options)
-                        j = await life.enter_async_context(opening)
-                    outcome.report = await read_report(j)
-        except (Exception, trio.TooSlowError) as error:
+                if self.place == "zygote":
+                    await self._live_under(kind, fault, outcome)
+                else:
+                    await self._be_born_under(kind, fault, outcome)
+        except Exception as error:
             outcome.error = error
-        if trace is not None:
-            outcome.injected = trace.count_injected()
         return outcome
+
+    async def _be_born_under(self, kind: Kind, fault: Fault, outcome: Outcome) -> None:
+        """The tracer lets go before a program runs, which would be counted as well."""
+        async with AsyncExitStack() as life:
+            async with self.trace(kind, fault.to_options()) as outcome.trace:
+                j = await life.enter_async_context(self.supervisor.open_jail(**kind.options))
+            outcome.report = await read_report(j)
+
+    async def _live_under(self, kind: Kind, fault: Fault, outcome: Outcome) -> None:
+        """The tracer stays until the zygote has buried the jail, or is dead itself."""
+        async with self.trace(kind, fault.to_options()) as outcome.trace:
+            async with self.supervisor.open_jail(**kind.options) as j:
+                outcome.report = await read_report(j)
+            while j.init_pid in read_children(self._warm):
+                await trio.sleep(0.001)
+
+    @asynccontextmanager
+    async def trace(self, kind: Kind, options: Sequence[str] = ()) -> AsyncGenerator[Trace, None]:
+        self._count += 1
+        path = self._folder / f"trace-{kind.ids}-{self._count}"
+        target = await self.get_zygote(kind)
+        if self.place == "spare":
+            target = await wait_for_spare(target)
+        async with open_strace(path, target, options, follow=self.place == "init") as trace:
+            yield trace
+
+    async def get_zygote(self, kind: Kind) -> int:
+        """Its pid, once it has done all that it does once in its life.
+
+        One that was made to fail may be about to die: only a jail shows that it isn't.
+        """
+        launcher = self.supervisor._launchers.get(kind.ids)
+        known = launcher is not None and not launcher.gone.is_set() and launcher.pid == self._warm
+        while not known or self.place == "zygote":
+            with suppress(JailBroken):
+                async with self.supervisor.open_jail(**kind.options):
+                    self._warm = self.supervisor._launchers[kind.ids].pid
+                    break
+        return self._warm
+
+
+async def wait_for_spare(zygote: int) -> int:
+    """The zygote's one child that waits for a message; jails' agents wait for several things."""
+    with trio.fail_after(BORN_S):
+        while True:
+            for pid in read_children(zygote):
+                with suppress(OSError):
+                    if Path(f"/proc/{pid}/syscall").read_text().split()[0] == RECVMSG:
+                        return pid
+            await trio.sleep(0.001)
+
+
+def read_children(pid: int) -> list[int]:
+    """None of a process that is gone."""
+    with suppress(OSError):
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def forget(kind: Kind) -> None:
@@ -161,6 +203,8 @@ def forget(kind: Kind) -> None:
 async def read_report(j: Jail) -> Mapping[str, Any]:
     """All of a living jail that must never differ: the program's view and the host's."""
     result = await j.run(["sh", "-c", REPORT], timeout=20)
+    if result.verdict is Verdict.IE:
+        raise JailBroken(result.message)
     said = result.stdout.decode().splitlines()
     return {
         "program": [line for line in said if not line.startswith(LINKS)],

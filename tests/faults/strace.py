@@ -49,15 +49,16 @@ class Line(NamedTuple):
 class Trace:
     """What a tracer wrote; complete once it is detached."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, only: int) -> None:
         self._path = path
+        self._only = only
 
     def read(self) -> list[Line]:
         found = []
         for text in self._path.read_text(errors="replace").splitlines():
             if match := LINE.match(text):
                 pid, call, kind = match.groups()
-                found.append(Line(int(pid or 0), call, text, kind == "("))
+                found.append(Line(int(pid or self._only), call, text, kind == "("))
         return found
 
     def list_calls(self, pid: int, until: str = "") -> list[Line]:
@@ -92,7 +93,7 @@ async def open_strace(
             while not read_tracer(pid):
                 assert process.poll() is None, read_complaint(process)
                 await trio.sleep(0.001)
-        yield Trace(path)
+        yield Trace(path, pid)
     finally:
         # It passes the signal on to strace, which lets go of all it holds.
         process.terminate()
