@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 import trio
@@ -22,8 +23,11 @@ import trio
 import jail
 from jail import Jail, JailBroken, JailError, Supervisor, Verdict
 from jail.agent.kernel import number
+from jail.idmap import IdMap
 from jail.launcher import Launcher
 from tests.faults.strace import Fault, Trace, open_strace
+
+Found = TypeVar("Found")
 
 BORN_S: Final = 20.0
 READY: Final = "sendmsg("
@@ -87,8 +91,10 @@ def every_init_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """No spare that was made before the tracer came."""
     real = Launcher.clone
 
-    async def clone(self: Launcher, jail: int, *words: Any) -> tuple[int, int]:
-        return await real(self, jail, *words[:3], True)
+    async def clone(
+        self: Launcher, jail: int, flags: int, ids: IdMap, session: socket.socket, _: bool
+    ) -> tuple[int, int]:
+        return await real(self, jail, flags, ids, session, True)
 
     monkeypatch.setattr(Launcher, "clone", clone)
 
@@ -148,8 +154,7 @@ class Nursery:
         async with self.trace(kind, fault.to_options()) as outcome.trace:
             async with self.supervisor.open_jail(**kind.options) as j:
                 outcome.report = await read_report(j)
-            while j.init_pid in read_children(self._warm):
-                await trio.sleep(0.001)
+            await wait_for(lambda: j.init_pid not in read_children(self._warm))
 
     @asynccontextmanager
     async def trace(self, kind: Kind, options: Sequence[str] = ()) -> AsyncGenerator[Trace, None]:
@@ -177,14 +182,26 @@ class Nursery:
 
 
 async def wait_for_spare(zygote: int) -> int:
-    """The zygote's one child that waits for a message; jails' agents wait for several things."""
+    """The pid of the init that the zygote made ahead."""
+    return await wait_for(lambda: find_spare(zygote))
+
+
+async def wait_for(look: Callable[[], Found]) -> Found:
+    """Until there is something to be seen."""
     with trio.fail_after(BORN_S):
         while True:
-            for pid in read_children(zygote):
-                with suppress(OSError):
-                    if Path(f"/proc/{pid}/syscall").read_text().split()[0] == RECVMSG:
-                        return pid
+            if found := look():
+                return found
             await trio.sleep(0.001)
+
+
+def find_spare(zygote: int) -> int:
+    """The one child that waits for a message; agents wait for several things. 0 for none."""
+    for pid in read_children(zygote):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/syscall").read_text().split()[0] == RECVMSG:
+                return pid
+    return 0
 
 
 def read_children(pid: int) -> list[int]:
@@ -231,6 +248,18 @@ def read_mounts(pid: int) -> list[list[str]]:
 def read_agent(pid: int) -> list[str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return [line for line in lines if line.startswith(AGENT_LINES)]
+
+
+def describe_difference(usual: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
+    """The lines that are not as usual."""
+    lines = []
+    for part, there in seen.items():
+        if isinstance(there, list):
+            lines += [f"{part} + {each}" for each in there if each not in usual[part]]
+            lines += [f"{part} - {each}" for each in usual[part] if each not in there]
+        if there != usual[part] and not lines:
+            lines.append(f"{part}: {there}")
+    return "; ".join(lines)
 
 
 def is_honest(error: Exception | None) -> bool:

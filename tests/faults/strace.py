@@ -85,9 +85,7 @@ async def open_strace(
     """A tracer of ``pid`` (and with ``follow`` of all it forks), detached when the block ends."""
     command = ["timeout", "-s", "KILL", LIFETIME_S, "strace", "-q", "-s", "0", "-o", str(path)]
     command += [*(["-f"] if follow else []), *options, "-p", str(pid)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = start(command)
     try:
         with trio.fail_after(ATTACH_S):
             while not read_tracer(pid):
@@ -100,6 +98,11 @@ async def open_strace(
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=subprocess.PIPE)
 
 
 def read_tracer(pid: int) -> int:

@@ -22,6 +22,7 @@ from tests.faults.birth import (
     Kind,
     Nursery,
     Outcome,
+    describe_difference,
     every_init_is_new,
     is_honest,
     make_kinds,
@@ -167,7 +168,7 @@ def find_flaw(kind: Kind, fault: Fault, outcome: Outcome, survived: bool) -> str
             return "refused, but a program ran"
         return "" if is_honest(outcome.error) else f"dishonest: {outcome.error!r}"
     if outcome.report != kind.report:
-        return f"a weaker jail: {outcome.report}"
+        return f"a weaker jail: {describe_difference(kind.report, outcome.report)}"
     # Python itself makes an interrupted call again.
     return "" if survived or fault.action == "error=EINTR" else "nobody noticed"
 
