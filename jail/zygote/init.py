@@ -7,6 +7,7 @@ exits: nothing untrusted has run by then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -31,9 +32,9 @@ HANDOVER_FD: Final = 3
 class StepError(Exception):
     """A rung that did not hold: which, and the kernel's answer."""
 
-    def __init__(self, step: str, errno: int, detail: str = "") -> None:
+    def __init__(self, step: str, code: int, detail: str = "") -> None:
         super().__init__(step)
-        self.step, self.errno, self.detail = step, errno, detail
+        self.step, self.errno, self.detail = step, code, detail
 
 
 def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
@@ -207,7 +208,10 @@ def set_limit(number: int, soft: int, hard: int) -> None:
     if most != resource.RLIM_INFINITY:
         hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-    resource.setrlimit(number, (soft, hard))
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # what Python makes of EPERM and EINVAL
+        raise OSError(errno.EINVAL, f"limit {number}: {error}") from None
 
 
 def complain(sock: socket.socket | None, error: BaseException) -> None:

@@ -178,6 +178,7 @@ class Zygote:
         if self._spare is not None and self._spare.pid == pid:
             release(self._spare)
             self._spare = None
+            self._wanted_flags = 0  # as above: the next one might die of the same
 
     def close(self) -> None:
         """Nothing outlives us: PID 1's death takes its whole pid namespace along."""
