@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +35,17 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.call} number {self.when}, {self.action}"
+
+
+LOOP: Final = ("poll", "read", "wait4")
+"""an event loop makes them as often as it happens: only the first can be relied on"""
+
+
+def make_faults(call: str, count: int, errnos: tuple[str, ...]) -> Iterator[Fault]:
+    """Each of the ``count`` calls once, and each errno once."""
+    count = min(count, 1) if call in LOOP else count
+    for i in range(max(count, len(errnos)) if count else 0):
+        yield Fault(call, 1 + i % count, f"error={errnos[i % len(errnos)]}")
 
 
 class Line(NamedTuple):

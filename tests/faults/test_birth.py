@@ -8,7 +8,7 @@ to fail as well; one that needs a call nobody thought of fails
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from tests.faults.birth import (
     make_kinds,
     read_report,
 )
-from tests.faults.strace import Fault
+from tests.faults.strace import Fault, make_faults
 from tests.part import require
 
 REFUSED: Final = ("EPERM", "EINVAL", "ENOMEM", "EINTR")
@@ -87,7 +87,7 @@ HARMLESS: Final[dict[str, str]] = {
     **dict.fromkeys(("brk", "mmap", "mprotect", "munmap", "madvise", "futex"), "Python's memory"),
 }
 
-SHARED: Final = ("openat", "write", "sendmsg", "recvmsg")
+SHARED: Final = ("openat", "write", "sendmsg")
 
 ZYGOTE: Final[dict[str, tuple[str, ...]]] = {
     "clone3": ("EPERM", "ENOSPC", "EUSERS", "EAGAIN", "ENOMEM", "EINVAL"),
@@ -101,12 +101,25 @@ ZYGOTE: Final[dict[str, tuple[str, ...]]] = {
     "write": ("EPERM", "EINVAL", "EINTR"),
 }
 
-LOOP: Final = ("poll", "read", "wait4")
-"""how often the zygote makes them is a matter of chance: the first one fails"""
+STEP: Final[dict[str, str]] = {
+    "capset": "capset",
+    "close_range": "close_range",
+    "fchdir": "pivot_root",
+    "ioctl": "lo up",
+    "keyctl": "keyring",
+    "mount": "mounts private",
+    "pivot_root": "pivot_root",
+    "prlimit64": "rlimit",
+    "seccomp": "seccomp",
+    "setgroups": "setgroups",
+    "sethostname": "sethostname",
+    "socket": "lo up",
+    "umount2": "pivot_root",
+}
+"""the step that the error of a failed call names, by which the doctor finds the cause"""
 
 SURVIVED: Final[dict[str, str]] = {
     "openat": "another directory of the host's does as well to build under",
-    "recvmsg": "an init that dies while it waits is a spare the less",
 }
 """calls of an init whose failing a birth may get over; the report says that nothing is missing"""
 
@@ -150,12 +163,6 @@ async def for_each(lanes: Lanes, work: Callable[[Nursery, Kind], Awaitable[None]
             tasks.start_soon(walk, *lane)
 
 
-def make_faults(call: str, count: int, errnos: tuple[str, ...]) -> Iterator[Fault]:
-    """Each of the ``count`` calls once, and each errno once."""
-    for i in range(max(count, len(errnos)) if count else 0):
-        yield Fault(call, 1 + i % count, f"error={errnos[i % len(errnos)]}")
-
-
 def find_flaw(kind: Kind, fault: Fault, outcome: Outcome, survived: bool) -> str:
     """What is wrong with how a jail took a fault, "" for nothing.
 
@@ -166,7 +173,10 @@ def find_flaw(kind: Kind, fault: Fault, outcome: Outcome, survived: bool) -> str
     if outcome.report is None:
         if kind.witness:
             return "refused, but a program ran"
-        return "" if is_honest(outcome.error) else f"dishonest: {outcome.error!r}"
+        if not is_honest(outcome.error):
+            return f"dishonest: {outcome.error!r}"
+        step = getattr(outcome.error, "step", "")
+        return f"blamed on {step!r}" if STEP.get(fault.call, step) != step else ""
     if outcome.report != kind.report:
         return f"a weaker jail: {describe_difference(kind.report, outcome.report)}"
     # Python itself makes an interrupted call again.
@@ -179,8 +189,7 @@ async def fail_each(lanes: Lanes, faults: Mapping[str, tuple[str, ...]]) -> None
 
     async def work(nursery: Nursery, kind: Kind) -> None:
         for call, errnos in faults.items():
-            count = min(kind.calls[call], 1) if call in LOOP else kind.calls[call]
-            for fault in make_faults(call, count, errnos):
+            for fault in make_faults(call, kind.calls[call], errnos):
                 outcome = await nursery.bear(kind, fault)
                 survived = nursery.place == "zygote" or call in SURVIVED
                 if flaw := find_flaw(kind, fault, outcome, survived):
