@@ -162,6 +162,8 @@ class Nursery:
         path = self._folder / f"trace-{kind.ids}-{self._count}"
         target = await self.get_zygote(kind)
         if self.place == "spare":
+            async with self.supervisor.open_jail(**kind.options):
+                pass  # it makes a spare after each; one that died is not made again
             target = await wait_for_spare(target)
         async with open_strace(path, target, options, follow=self.place == "init") as trace:
             yield trace

@@ -41,9 +41,13 @@ LOOP: Final = ("poll", "read", "wait4")
 """an event loop makes them as often as it happens: only the first can be relied on"""
 
 
+def count_reliable(call: str, count: int) -> int:
+    return min(count, 1) if call in LOOP else count
+
+
 def make_faults(call: str, count: int, errnos: tuple[str, ...]) -> Iterator[Fault]:
     """Each of the ``count`` calls once, and each errno once."""
-    count = min(count, 1) if call in LOOP else count
+    count = count_reliable(call, count)
     for i in range(max(count, len(errnos)) if count else 0):
         yield Fault(call, 1 + i % count, f"error={errnos[i % len(errnos)]}")
 

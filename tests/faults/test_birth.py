@@ -8,14 +8,12 @@ to fail as well; one that needs a call nobody thought of fails
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final
 
 import pytest
-import trio
 
-from jail import Supervisor, make_spec
+from jail import make_spec
 from jail.launchplan import STEPS
 from jail.supervisor import plan_jail
 from tests.faults.birth import (
@@ -23,13 +21,11 @@ from tests.faults.birth import (
     Nursery,
     Outcome,
     describe_difference,
-    every_init_is_new,
     is_honest,
-    make_kinds,
     read_report,
 )
+from tests.faults.lane import Lanes, at, for_each
 from tests.faults.strace import Fault, make_faults
-from tests.part import require
 
 REFUSED: Final = ("EPERM", "EINVAL", "ENOMEM", "EINTR")
 FULL: Final = ("ENOSPC", "EPERM", "ENOMEM", "EINTR")
@@ -124,43 +120,6 @@ SURVIVED: Final[dict[str, str]] = {
 """calls of an init whose failing a birth may get over; the report says that nothing is missing"""
 
 NEVER_PLANNED: Final = {"MakeDir"}
-
-
-Lanes = list[tuple[Nursery, list[Kind]]]
-
-
-@pytest.fixture
-def lanes(
-    supervisor: Supervisor, tmp_path: Path, rootfs: Path, request: pytest.FixtureRequest
-) -> Lanes:
-    """Kinds of jails that are born side by side; those of one lane share a zygote.
-
-    The parameter is the place of the fault: see :class:`Nursery`.
-    """
-    require("strace", "subuid")
-    place = getattr(request, "param", "init")
-    if place != "spare":
-        every_init_is_new(request.getfixturevalue("monkeypatch"))
-    kinds = make_kinds(tmp_path, rootfs)
-    return [
-        (Nursery(supervisor, tmp_path, place), [kind for kind in kinds if kind.ids == ids])
-        for ids in ("single", "subuid")
-    ]
-
-
-def at(place: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("lanes", [place], indirect=True, ids=[""])
-
-
-async def for_each(lanes: Lanes, work: Callable[[Nursery, Kind], Awaitable[None]]) -> None:
-    async def walk(nursery: Nursery, kinds: list[Kind]) -> None:
-        for kind in kinds:
-            await nursery.learn(kind)
-            await work(nursery, kind)
-
-    async with trio.open_nursery() as tasks:
-        for lane in lanes:
-            tasks.start_soon(walk, *lane)
 
 
 def find_flaw(kind: Kind, fault: Fault, outcome: Outcome, survived: bool) -> str:

@@ -28,7 +28,7 @@ from tests.faults.birth import (
     forget,
     read_report,
 )
-from tests.faults.strace import Fault, Trace, make_faults, open_strace
+from tests.faults.strace import Fault, Trace, count_reliable, make_faults, open_strace
 from tests.part import require
 
 START_S: Final = 20.0
@@ -114,22 +114,27 @@ class Stage:
     def open_untraceable(self) -> AbstractAsyncContextManager[Jail]:
         return self.nursery.supervisor.open_jail(**self.kind.options)
 
-    async def find_flaw(self, fault: Fault, *, follow: bool) -> str:
-        """What is wrong with how a start took a fault, "" for nothing."""
+    async def start_under(self, fault: Fault, *, follow: bool) -> Mapping[str, Any] | None:
+        """The report of a program that was started under a fault; None if the fault never came."""
         forget(self.kind)
         async with self.open_jail() as j:
             async with self.trace(j, fault.to_options(), follow=follow) as trace:
-                try:
-                    with trio.fail_after(START_S):
-                        report = await read_report(j)
-                except jail.JailBroken as error:
-                    return "" if str(error) else "not a word"
-                except jail.ProgramError:
-                    return "said not to be started, but ran" if self.kind.witness else ""
-                except AssertionError as error:
-                    return str(error)
-            if not trace.count_injected():
-                return "the call was not made any more"
+                with trio.fail_after(START_S):
+                    report = await read_report(j)
+            return report if trace.count_injected() else None
+
+    async def find_flaw(self, fault: Fault, *, follow: bool) -> str:
+        """What is wrong with how a start took a fault, "" for nothing."""
+        try:
+            report = await self.start_under(fault, follow=follow)
+        except jail.JailBroken as error:
+            return "" if str(error) else "not a word"
+        except jail.ProgramError:
+            return "said not to be started, but ran" if self.kind.witness else ""
+        except AssertionError as error:
+            return str(error)
+        if report is None:
+            return "the call was not made any more"
         difference = describe_difference(self.kind.report, report)
         return f"a weaker start: {difference}" if difference else ""
 
@@ -175,3 +180,10 @@ async def test_a_failed_call_of_the_agent_is_no_start_that_pretends(stage: Stage
 
 async def test_a_failed_call_before_the_exec_is_no_start(stage: Stage) -> None:
     await fail_each(stage, stage.program, PROGRAM, follow=True)
+
+
+async def test_an_agent_killed_at_any_call_is_no_result(stage: Stage) -> None:
+    for call in AGENT:
+        for when in range(1, 1 + count_reliable(call, stage.agent[call])):
+            with pytest.raises(jail.JailBroken, match=r"\w"):
+                await stage.start_under(Fault(call, when, "signal=KILL"), follow=False)
