@@ -119,6 +119,13 @@ SURVIVED: Final[dict[str, str]] = {
 }
 """calls of an init whose failing a birth may get over; the report says that nothing is missing"""
 
+IN_FORCE: Final = (
+    *(f"Cap{name}: 0000000000000000" for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")),
+    "NoNewPrivs: 1",
+    "Seccomp: 2",
+    "Seccomp_filters: 1",
+)
+
 NEVER_PLANNED: Final = {"MakeDir"}
 
 
@@ -188,6 +195,22 @@ async def test_every_kind_of_step_is_in_a_birth_that_fails(lanes: Lanes) -> None
             plan = plan_jail(make_spec(**kind.options), nursery.supervisor.facts)
             kinds |= {type(step).__name__ for step in plan.launch.steps}
     assert STEPS.keys() - kinds == NEVER_PLANNED
+
+
+async def test_a_birth_without_a_fault_has_every_layer(lanes: Lanes) -> None:
+    """It is what the others are measured by."""
+
+    async def work(_: Nursery, kind: Kind) -> None:
+        for said in kind.report["program"], kind.report["agent"]:
+            assert set(IN_FORCE) <= {line.replace("\t", " ") for line in said}
+        assert kind.report["shared namespaces"] == []
+        assert kind.report["agent is dumpable"] is False
+        assert "jail" in kind.report["program"]  # the host's name is another
+        points = [mount[1] for mount in kind.report["mounts"]]
+        assert len(points) == len(set(points)) > 10
+        assert not {"/home", "/root", "/var", "/run", "/sys"} & set(points)
+
+    await for_each(lanes, work)
 
 
 @pytest.mark.parametrize("call", INIT)

@@ -6,6 +6,8 @@ leak oracle sees. The zygote's other jails live on, unless it is the zygote that
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +19,11 @@ from tests.faults.birth import (
     Kind,
     Nursery,
     describe_difference,
-    every_init_is_new,
     is_honest,
+    read_children,
     read_report,
+    wait_for,
+    wait_for_spare,
 )
 from tests.faults.lane import Lanes, at, for_each
 from tests.faults.strace import Fault, count_reliable, open_strace
@@ -88,16 +92,18 @@ async def test_a_zygote_killed_at_any_call_leaves_no_jail_and_is_replaced(lanes:
 
 
 async def test_a_spare_that_dies_at_birth_is_not_made_over_and_over(
-    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, tmp_path: Path
 ) -> None:
     """Each costs a fork: a host that is short of something would be short of a core as well."""
     require("strace")
-    every_init_is_new(monkeypatch)
     options: dict[str, Any] = {"userns": "single"}
-    nursery = Nursery(supervisor, tmp_path, "init")
+    nursery = Nursery(supervisor, tmp_path, "spare")
     zygote = await nursery.get_zygote(Kind("plain", "single", options, None))
+    spare = await wait_for_spare(zygote)
     fault = ["-e", "trace=clone3,openat", "-e", "inject=openat:error=EMFILE:when=1"]
     async with open_strace(tmp_path / "trace", zygote, fault) as trace:
+        os.kill(spare, signal.SIGKILL)
+        await wait_for(lambda: spare not in read_children(zygote))
         with pytest.raises(JailError):
             async with supervisor.open_jail(**options):
                 pass
