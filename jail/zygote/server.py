@@ -40,6 +40,8 @@ def serve(sock: socket.socket) -> None:
     zygote = Zygote(sock)
     try:
         zygote.run()
+    except ConnectionError:
+        return  # the supervisor has gone without a goodbye
     finally:
         zygote.close()
 
