@@ -98,9 +98,7 @@ async def open_strace(
     path: Path, pid: int, options: Sequence[str] = (), *, follow: bool = True
 ) -> AsyncGenerator[Trace, None]:
     """A tracer of ``pid`` (and with ``follow`` of all it forks), detached when the block ends."""
-    command = ["timeout", "-s", "KILL", LIFETIME_S, "strace", "-q", "-s", "0", "-o", str(path)]
-    command += [*(["-f"] if follow else []), *options, "-p", str(pid)]
-    process = start(command)
+    process = start_strace(path, pid, options, follow=follow)
     try:
         with trio.fail_after(ATTACH_S):
             while not read_tracer(pid):
@@ -115,7 +113,11 @@ async def open_strace(
         process.stderr.close()
 
 
-def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def start_strace(
+    path: Path, pid: int, options: Sequence[str] = (), *, follow: bool
+) -> subprocess.Popen[bytes]:
+    command = ["timeout", "-s", "KILL", LIFETIME_S, "strace", "-q", "-s", "0", "-o", str(path)]
+    command += [*(["-f"] if follow else []), *options, "-p", str(pid)]
     null = subprocess.DEVNULL
     return subprocess.Popen(command, stdin=null, stdout=null, stderr=subprocess.PIPE)
 
