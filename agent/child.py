@@ -201,6 +201,8 @@ def _become(
         os.execve(path, argv, env)
     except OSError as error:
         os.write(report_w, struct.pack("i", error.errno or errno.EIO))
+    except ValueError:  # what Python makes of setrlimit's EPERM and EINVAL
+        os.write(report_w, struct.pack("i", errno.EINVAL))
     finally:
         os._exit(127)
 

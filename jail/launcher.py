@@ -24,7 +24,7 @@ from jail.zygote import link
 
 BOOT = (
     "import os,sys,socket;s=socket.socket(fileno=int(sys.argv[1]));"
-    "sys.path[:0]=s.recv(65536).decode().split('\\0');"
+    "p=s.recv(65536);p or sys.exit();sys.path[:0]=p.decode().split('\\0');"
     "from jail.zygote.server import serve;serve(s)"
 )
 # Isolated, without site, without column tables: every page of the zygote that

@@ -7,6 +7,7 @@ exits: nothing untrusted has run by then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -31,9 +32,9 @@ HANDOVER_FD: Final = 3
 class StepError(Exception):
     """A rung that did not hold: which, and the kernel's answer."""
 
-    def __init__(self, step: str, errno: int, detail: str = "") -> None:
+    def __init__(self, step: str, code: int, detail: str = "") -> None:
         super().__init__(step)
-        self.step, self.errno, self.detail = step, errno, detail
+        self.step, self.errno, self.detail = step, code, detail
 
 
 def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
@@ -74,6 +75,8 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
 def prepare(flags: int) -> StepError | None:
     """The rungs that are the same for every plan; a failure is kept until there is a session."""
     try:
+        with rung("close_range"):
+            process.close_range(HANDOVER_FD + 1, process.ALL_FDS)
         if flags & process.CLONE_NEWNET:
             with rung("lo up"):
                 raise_loopback()
@@ -142,13 +145,12 @@ class rung:  # noqa: N801 - reads as a word of the ladder
 
 
 def keep_only(handover_fd: int) -> None:
-    """0, 1, 2 are /dev/null, 3 the handover socket; whatever else the zygote has is closed."""
+    """0, 1, 2 are /dev/null, 3 the handover socket; :func:`prepare` closes the zygote's others."""
     handover = fcntl.fcntl(handover_fd, fcntl.F_DUPFD_CLOEXEC, 10)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.dup2(handover, HANDOVER_FD, inheritable=False)
-    os.closerange(HANDOVER_FD + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def receive_session() -> socket.socket:
@@ -206,7 +208,10 @@ def set_limit(number: int, soft: int, hard: int) -> None:
     if most != resource.RLIM_INFINITY:
         hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-    resource.setrlimit(number, (soft, hard))
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # what Python makes of EPERM and EINVAL
+        raise OSError(errno.EINVAL, f"limit {number}: {error}") from None
 
 
 def complain(sock: socket.socket | None, error: BaseException) -> None:
