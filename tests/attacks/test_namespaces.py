@@ -1,8 +1,9 @@
-"""Namespaces, identity, capabilities: the jail's are its own, and a program gets no more of them."""
+"""Namespaces and capabilities: the jail's are its own, and a program gets no more of them."""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ SURVEY: Final = r"""
 import glob, json, os, re, subprocess, sys, threading
 deep = ["sh", "-c", "sh -c 'echo up; sleep 61; :' & wait"]
 subprocess.Popen(deep, stdout=subprocess.PIPE).stdout.readline()
-threading.Thread(target=sys.stdin.read, daemon=True).start()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
 if len(sys.argv) > 1:
     os.execv(sys.executable, [sys.executable, "-c", os.environ["SURVEY"]])
 tasks = []
@@ -80,11 +81,9 @@ async def test_no_task_has_a_capability_or_lacks_the_filter(
     open_jail: OpenJail, user: str | None
 ) -> None:
     """NS-02. The agent, forks, threads, after exec, in a second run; whatever the uid is called."""
-    import json
-
     argv = ["python3", "-c", SURVEY, "again"]
     async with open_jail(user=user) as j, j.start(["sleep", "60"]):
-        result = await j.run(argv, env={"SURVEY": SURVEY}, input="\n", timeout=20)
+        result = await j.run(argv, env={"SURVEY": SURVEY}, timeout=20)
     tasks = json.loads(result.stdout)
     assert {"jail:agent", "sleep", "python3", "sh"} <= {task["Name"] for task in tasks}
     assert len(tasks) >= 6

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,14 +41,21 @@ async def test_what_a_jail_creates_is_found_by_nobody_else(open_jail: OpenJail, 
 
 async def test_what_the_host_has_is_not_found_inside(open_jail: OpenJail, place: str) -> None:
     """NS-11, the other way round."""
+    with create_outside(place):
+        assert set(run_outside("ipc", "look", place)) >= MEETING_PLACES - {"mq"}
+        async with open_jail() as j:
+            assert await run_inside(j, "ipc", "look", place) == []
+
+
+@contextmanager
+def create_outside(place: str) -> Iterator[None]:
+    """All of them, by a process of the host, for the length of a block."""
     argv = make_argv("ipc", "create", place)
     maker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert maker.stdout is not None
         maker.stdout.readline()
-        assert set(run_outside("ipc", "look", place)) >= MEETING_PLACES - {"mq"}
-        async with open_jail() as j:
-            assert await run_inside(j, "ipc", "look", place) == []
+        yield
     finally:
         maker.communicate(b"", timeout=10)
 

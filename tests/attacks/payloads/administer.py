@@ -78,7 +78,9 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "tun": make_tunnel,
 }
 
-if os.geteuid() == 0 and open("/proc/self/uid_map").read().split() == ["0", "0", "4294967295"]:
+with open("/proc/self/uid_map") as own_map:
+    is_initial = own_map.read().split() == ["0", "0", "4294967295"]
+if is_initial and os.geteuid() == 0:
     sys.exit("not as root of the host: this would take its network down")
 answers = {}
 for name, attempt in ATTEMPTS.items():
