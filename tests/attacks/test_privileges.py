@@ -22,8 +22,9 @@ SET_ID_PROGRAMS: Final = ("su", "mount", "umount", "passwd", "newuidmap", "chsh"
 SHOW_VECTOR: Final = {"LD_SHOW_AUXV": "1"}
 FILE_CAPABILITY: Final = """
 import os, struct, sys
-everything = 0xFFFFFFFF
-os.setxattr(sys.argv[1], "security.capability", struct.pack("<IIIII", 0x02000001, *[everything] * 4))
+everything = [0xFFFFFFFF] * 4
+value = struct.pack("<IIIII", 0x02000001, *everything)
+os.setxattr(sys.argv[1], "security.capability", value)
 """
 
 
@@ -39,7 +40,7 @@ def set_id_program() -> str:
 def is_set_id(path: Path) -> bool:
     if not path.exists() or not path.stat().st_mode & 0o4000:
         return False
-    command = [path, "--help"]
+    command = [str(path), "--help"]
     done = subprocess.run(command, env=SHOW_VECTOR, capture_output=True, timeout=10, check=False)
     return b"AT_EUID" not in done.stdout
 
