@@ -21,7 +21,7 @@ import trio
 from jail.background import open_background
 from jail.errors import HelperError, HostError, JailBroken
 from jail.host import HostFacts
-from jail.idmap import IdMap, format_map, make_outer_map
+from jail.idmap import Extent, IdMap, format_map, make_outer_map
 from jail.zygote import link
 
 BOOT = (
@@ -250,7 +250,8 @@ async def run_map_helper(
     """``newuidmap PID INSIDE OUTSIDE COUNT …``; HostError carries what it said."""
     if program is None:
         raise HostError(f"{step} is not installed", step=step)
-    numbers = [str(n) for extent in make_outer_map(own_id, ranges) for n in extent]
+    wanted = make_outer_map(own_id, ranges)
+    numbers = [str(n) for extent in wanted for n in extent]
     try:
         with trio.fail_after(HELPER_TIMEOUT_S):
             done = await trio.run_process(
@@ -259,6 +260,7 @@ async def run_map_helper(
                 capture_stderr=True,
                 check=False,
                 env={"PATH": "/usr/bin:/bin"},
+                deliver_cancel=kill_helper,
             )
     except trio.TooSlowError:
         raise HelperError(f"{step}: no answer within {HELPER_TIMEOUT_S:g} s") from None
@@ -267,6 +269,19 @@ async def run_map_helper(
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[:500]
         raise HostError(f"{step} failed: {said or done.returncode}", step=step)
+    if read_map(pid, step.removeprefix("new").replace("idmap", "id_map")) != set(wanted):
+        raise HelperError(f"{step}: says it has done it, and has mapped something else")
+
+
+def read_map(pid: int, name: str) -> set[Extent]:
+    """What a process's ``uid_map`` or ``gid_map`` says, in no order."""
+    lines = Path(f"/proc/{pid}/{name}").read_text().splitlines()
+    return {Extent(*map(int, line.split())) for line in lines}
+
+
+async def kill_helper(process: trio.Process) -> None:
+    """At once: it has nothing to put in order, and SIGTERM would wait for a stopped one."""
+    process.kill()
 
 
 def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
