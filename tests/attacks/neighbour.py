@@ -44,7 +44,7 @@ class Neighbour:
         try:
             self._write("ping")
             return "ready" in self._read()
-        except (OSError, ValueError):
+        except OSError:
             return False
 
     def work(self) -> None:
@@ -55,7 +55,7 @@ class Neighbour:
         try:
             self._write("rest")
             report = self._read()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self.close()
             return [f"the neighbour's supervisor is gone: {error!r}"]
         if report["wrong"]:
@@ -77,7 +77,10 @@ class Neighbour:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        report: dict[str, Any] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise BrokenPipeError("it has ended")
+        report: dict[str, Any] = json.loads(line)
         return report
 
 

@@ -150,7 +150,7 @@ async def test_links_within_dev_and_proc_are_covered(
 async def test_users_are_looked_up_in_the_root_itself(
     open_jail: OpenJail, own_rootfs: Path, outside: Path
 ) -> None:
-    """PF-04, UM-03. An etc/passwd that leads out, that blocks, or that never ends is an empty one."""
+    """PF-04, UM-03. An etc/passwd that leads out, that blocks or never ends is an empty one."""
     (outside / "passwd").write_text("stranger:x:7:7::/:/bin/sh\n")
     endless: dict[str, Trap] = {
         "zero": lambda path: path.symlink_to("/dev/zero"),
