@@ -52,6 +52,7 @@ HIDDEN: Final = (
     "key-users",
     "keys",
     "latency_stats",
+    "pressure",
     "sched_debug",
     "scsi",
     "timer_list",

@@ -102,7 +102,9 @@ class Builder:
             "mode": "0700",
         }
         self._scratch = mount.open_filesystem("tmpfs", options, NOSUID_NODEV)
-        mount.move_mount(self._scratch, find_staging())
+        staging = find_staging()
+        mount.move_mount(self._scratch, staging)
+        os.close(staging)
         os.mkdir("root", 0o755, dir_fd=self._scratch)
         os.mkdir(EMPTY, 0o555, dir_fd=self._scratch)
 

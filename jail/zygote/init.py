@@ -61,8 +61,7 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
             sock.sendall(wire.pack_frame(report))
             os._exit(1)
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION)), fds)
-        for fd in fds:
-            os.close(fd)
+        close_all_but(sock.fileno())
         process.set_name("jail:agent")
         server.serve(sock)
         os._exit(0)
@@ -151,6 +150,14 @@ def keep_only(handover_fd: int) -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.dup2(handover, HANDOVER_FD, inheritable=False)
+
+
+def close_all_but(fd: int) -> None:
+    """0, 1, 2 and the session: a directory of the host left open is a way out for whoever makes
+    the agent look through /proc/self/fd (CVE-2024-21626).
+    """
+    os.closerange(HANDOVER_FD, fd)
+    os.closerange(max(HANDOVER_FD, fd + 1), os.sysconf("SC_OPEN_MAX"))
 
 
 def receive_session() -> socket.socket:
