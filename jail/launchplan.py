@@ -18,6 +18,8 @@ class Source(NamedTuple):
 
 
 class MakeDir(NamedTuple):
+    """A directory and its parents, unless they are there."""
+
     path: str
     mode: int
 

@@ -138,6 +138,7 @@ class Process:
             kill_pidfd(self.pidfd, number)
 
     def terminate(self) -> None:
+        """SIGTERM to its first process."""
         self.send_signal(signal.SIGTERM)
 
     def resize(self, rows: int, columns: int) -> None:

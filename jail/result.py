@@ -73,6 +73,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
+        """Whether it exited with 0 within every limit."""
         return self.verdict is Verdict.OK
 
     @property

@@ -1,4 +1,7 @@
-"""Beginnings and ends: who lives how long, and that nothing outlives its owner."""
+"""Beginnings and ends: who lives how long, and that nothing outlives its owner.
+
+Catalogue: RS-14, RS-15, SV-01, SV-02, SV-03, SV-04, SV-09.
+"""
 
 from __future__ import annotations
 

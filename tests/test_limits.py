@@ -1,4 +1,7 @@
-"""Each limit, reached for real: what is said, what is counted, what others notice."""
+"""Each limit, reached for real: what is said, what is counted, what others notice.
+
+Catalogue: RS-01, RS-03, RS-07, RS-09, RS-11, RS-12, RS-16.
+"""
 
 from __future__ import annotations
 
