@@ -111,10 +111,13 @@ class ListDir(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The jail is built and everything dropped; fds: the jail's /proc and its scratch tmpfs."""
+    """The jail is built and everything dropped.
+
+    fds: the jail's /proc, its scratch tmpfs, and the list of its System V shared memory.
+    """
 
     version: int
-    FDS = 2
+    FDS = 3
 
 
 class SetupFailed(NamedTuple):

@@ -44,7 +44,7 @@ class Jail:
         plan: Plan,
         session: Session,
         init: tuple[int, int],
-        fds: tuple[int, int],
+        fds: tuple[int, int, int],
         nursery: trio.Nursery,
     ) -> None:
         self.plan = plan
@@ -58,6 +58,7 @@ class Jail:
             init_pid=self.init_pid,
             proc_fd=fds[0],
             scratch_fd=fds[1],
+            shm_fd=fds[2],
             enforced_by=plan.enforced_by,
             kill=self.kill,
         )
@@ -260,7 +261,8 @@ class Jail:
     def close(self) -> None:
         """What this object owns beside the process and the session."""
         self._closed = True
-        for fd in (self._null_fd, self._view.proc_fd, self._view.scratch_fd):
+        view = self._view
+        for fd in (self._null_fd, view.proc_fd, view.scratch_fd, view.shm_fd):
             with suppress(OSError):
                 os.close(fd)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import trio
 
-from jail import watch
+from jail import detached, watch
 from jail.agent import wire
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
@@ -54,6 +54,7 @@ class JailView:
     init_pid: int
     proc_fd: int
     scratch_fd: int
+    shm_fd: int
     enforced_by: Mapping[str, str]
     kill: Any
     """kills the whole jail, synchronously"""
@@ -91,6 +92,8 @@ class Process:
         self._result: Result | None = None
         self._book = watch.CpuBook()
         self._had_company = False
+        self._detached_bytes = 0
+        self._next_search = self._searched_s = 0.0
         self.usage = Usage()
 
     @property
@@ -223,9 +226,10 @@ class Process:
             with trio.move_on_after(self._cut_to_deadline(pause)):
                 await self._wake.wait()
                 continue
-            looked = trio.current_time()
+            looked, self._searched_s = trio.current_time(), 0.0
             await self._look()
-            pause = max(self._find_pause(), (trio.current_time() - looked) * LOOK_SHARE)
+            took = trio.current_time() - looked - self._searched_s
+            pause = max(self._find_pause(), took * LOOK_SHARE)
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
@@ -263,12 +267,33 @@ class Process:
 
     async def _measure(self, pids: list[int]) -> int:
         """The cheap sum; the exact one before anybody is killed for it."""
-        total = watch.read_memory(self._view.proc_fd, pids)
-        limit = self._limits.memory_bytes
-        if limit is None or total <= limit:
+        view, limit = self._view, self._limits.memory_bytes
+        total = watch.read_memory(view.proc_fd, pids)
+        if limit is None:
             return total
-        proc_fd = self._view.proc_fd
-        return await trio.to_thread.run_sync(watch.read_exact_memory, proc_fd, pids)
+        if total + detached.read_most_possible() > limit:
+            total += await self._search_detached(pids)
+        if total <= limit:
+            return total
+        return await trio.to_thread.run_sync(self._read_exact, pids)
+
+    def _read_exact(self, pids: list[int]) -> int:
+        total = watch.read_exact_memory(self._view.proc_fd, pids)
+        more = self._read_detached(pids)
+        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
+
+    def _read_detached(self, pids: list[int]) -> int:
+        view = self._view
+        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
+
+    async def _search_detached(self, pids: list[int]) -> int:
+        """What is in nobody's resident set, as of the last search. It has a pace of its own:
+        whoever opens a million files must not slow down the looks at everything else."""
+        if (began := trio.current_time()) >= self._next_search:
+            self._detached_bytes = await trio.to_thread.run_sync(self._read_detached, pids)
+            now = trio.current_time()
+            self._searched_s, self._next_search = now - began, now + (now - began) * LOOK_SHARE
+        return self._detached_bytes
 
     def _judge(self, tasks: int) -> None:
         limits, usage = self._limits, self.usage

@@ -79,8 +79,8 @@ class Session:
         """A whole frame that was packed before."""
         await self._send_packed(frame)
 
-    async def wait_ready(self) -> tuple[int, int]:
-        """The fds of the jail's /proc and scratch filesystem; HostError when init gave up."""
+    async def wait_ready(self) -> tuple[int, int, int]:
+        """The fds that Ready brings; HostError when init gave up."""
         message, fds = await self._ready.get()
         if isinstance(message, wire.SetupFailed):
             raise make_setup_error(message)
@@ -88,7 +88,8 @@ class Session:
             for fd in fds:
                 os.close(fd)
             raise ProtocolError(f"the agent speaks version {message.version}")
-        return fds[0], fds[1]
+        proc_fd, scratch_fd, shm_fd = fds
+        return proc_fd, scratch_fd, shm_fd
 
     @contextmanager
     def open_run(self, receiver: Receiver) -> Iterator[int]:

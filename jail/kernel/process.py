@@ -189,6 +189,11 @@ def kill_pidfd(pidfd: int, signum: int = signal.SIGKILL) -> bool:
     return True
 
 
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """``pidfd_getfd(2)``: our own copy, close-on-exec, of another process's descriptor."""
+    return syscall(438, pidfd, number, 0)
+
+
 def wait_status_parts(status: int) -> tuple[int | None, int | None]:
     """(exit code, None) or (None, signal) of a wait status."""
     if os.WIFSIGNALED(status):

@@ -96,8 +96,8 @@ def rehearse(body: bytes) -> None:
         openat2(-1, "rehearsal", os.O_PATH, 0)
 
 
-def climb(plan: LaunchPlan) -> tuple[int, int]:
-    """The ladder. Gives the fds of the jail's /proc and of its scratch filesystem."""
+def climb(plan: LaunchPlan) -> tuple[int, int, int]:
+    """The ladder. Gives the fds that Ready brings to the supervisor."""
     builder = Builder(plan)
     with rung("sources"):
         builder.open_sources()
@@ -124,7 +124,16 @@ def climb(plan: LaunchPlan) -> tuple[int, int]:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
         if plan.filter:
             process.load_filter(plan.filter)
-    return proc_fd, scratch_fd
+    return proc_fd, scratch_fd, open_segments(proc_fd)
+
+
+def open_segments(proc_fd: int) -> int:
+    """The list of shared memory segments; it stays that of the opener's ipc namespace."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open("sysvipc/shm", flags, dir_fd=proc_fd)
+    except FileNotFoundError:  # a kernel without System V IPC has no segments either
+        return os.open("/dev/null", flags)
 
 
 class rung:  # noqa: N801 - reads as a word of the ladder
