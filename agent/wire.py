@@ -273,6 +273,7 @@ def unpack_body(body: bytes, known: dict[str, Any]) -> Any:
             body,
             unicode_errors="surrogateescape",
             strict_map_key=True,
+            object_pairs_hook=_make_map,
             ext_hook=_refuse_ext,
             timestamp=0,
         )
@@ -296,6 +297,13 @@ def make_message(kind: Any, values: Sequence[Any]) -> Any:
         if not CHECKS[text](value):
             raise WireError(f"{kind.__name__}.{name}: not {text}")
     return kind(*values)
+
+
+def _make_map(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise WireError("a key twice")
+    return made
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:
@@ -336,6 +344,9 @@ class FrameBuffer:
         message = unpack_body(body, self._known)
         if len(self._fds) < message.FDS:
             raise WireError(f"{type(message).__name__}: file descriptors missing")
+        # A later frame's come with its first byte, so with none left all of these are this one's.
+        if len(self._fds) > message.FDS and not self._bytes:
+            raise WireError(f"{type(message).__name__}: more file descriptors than it brings")
         return message, [self._fds.popleft() for _ in range(message.FDS)]
 
     def close(self) -> None:
