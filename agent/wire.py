@@ -42,8 +42,7 @@ class Setup(NamedTuple):
 class Exec(NamedTuple):
     """Start a program as run number ``run``; fds: its stdin, stdout and stderr.
 
-    ``rlimits`` are (resource, soft, hard) for it alone. With ``terminal`` no fds are brought:
-    the agent opens a pseudo-terminal of the jail's own and answers with its master.
+    ``rlimits`` are (resource, soft, hard) for it alone.
     """
 
     run: int
@@ -55,7 +54,7 @@ class Exec(NamedTuple):
 
 
 class ExecTerminal(NamedTuple):
-    """As Exec, on a pseudo-terminal of ``rows`` by ``columns``."""
+    """As Exec, on a pseudo-terminal of the jail's own, of ``rows`` by ``columns``."""
 
     run: int
     argv: list[str]

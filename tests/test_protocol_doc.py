@@ -65,9 +65,10 @@ def make_numbers() -> str:
 def write_document(text: str) -> str:
     """The text with everything between ``<!-- X -->`` and ``<!-- end -->`` made anew."""
     for mark, table in make_tables().items():
-        pattern = rf"(?<=<!-- {re.escape(mark)} -->\n).*?(?=<!-- end -->)"
-        text, count = re.subn(pattern, lambda _, table=table: table + "\n", text, flags=re.DOTALL)
-        assert count == 1, f"{DOCUMENT}: {count} places marked <!-- {mark} -->"
+        head, end = f"<!-- {mark} -->\n", "\n<!-- end -->"
+        pattern = rf"{re.escape(head)}.*?{re.escape(end.lstrip())}"
+        text, count = re.subn(pattern, lambda _, new=head + table + end: new, text, flags=re.DOTALL)
+        assert count == 1, f"{DOCUMENT}: {count} places marked {head}"
     return text
 
 
