@@ -13,7 +13,7 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import open_background
-from jail.errors import JailBroken, ProtocolError
+from jail.errors import JailBroken
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
@@ -146,7 +146,7 @@ class Jail:
     ) -> AsyncGenerator[Process, None]:
         """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
         limits = merge_limits(self.plan.spec.limits, program)
-        process = Process(self._view, limits, self._nursery)
+        process = Process(self._view, limits, self._nursery, program.terminal)
         with self._session.open_run(process) as number, ExitStack() as streams:
             process.begin(number)
             try:
@@ -159,6 +159,7 @@ class Jail:
                 process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait_gone()
+                process.close()
 
     async def _exec_on_pipes(
         self,
@@ -208,9 +209,7 @@ class Jail:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
         await self._session.send(wire.ExecTerminal(number, *self._make_exec(program), *size))
         await process.wait_started()
-        master = process.terminal_fd
-        if master is None:
-            raise ProtocolError("from inside the jail: a terminal that isn't one")
+        master = process.take_terminal()
         process.stdin = trio.lowlevel.FdStream(os.dup(master))
         streams.callback(process.stdin.close)
         process.stdout = OutputStream(master, limit, lambda: process.breach("output"))

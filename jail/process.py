@@ -16,8 +16,8 @@ import trio
 from jail import detached, watch
 from jail.agent import wire
 from jail.errors import JailBroken, ProgramError, ProtocolError
-from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
-from jail.result import Result
+from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
+from jail.result import Result, Verdict
 from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
@@ -69,15 +69,18 @@ class Process:
     output, which whoever reads the streams has).
     """
 
-    def __init__(self, view: JailView, limits: Limits, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, view: JailView, limits: Limits, nursery: trio.Nursery, terminal: bool = False
+    ) -> None:
         self._view = view
+        self._on_terminal = terminal
         self._limits = limits
         self._nursery = nursery
         self._run = 0
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: OutputStream | None = None
         self.stderr: OutputStream | None = None
-        self.terminal_fd: int | None = None
+        self._terminal_fd = -1
         self.pidfd = -1
         self._pid_inside = 0
         self._began = trio.current_time()
@@ -122,7 +125,7 @@ class Process:
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        if self.pidfd < 0 and self._result is not None and self._result.exit_code is None:
+        if self._result is not None and self._result.verdict is Verdict.IE:
             raise JailBroken(self._result.message)
 
     def send_signal(self, number: int) -> None:
@@ -180,13 +183,13 @@ class Process:
             self._close_books(None, None if self._breaches else str(error))
 
     def _accept_start(self, message: Any, fds: list[int]) -> None:
-        if self._started.is_set():
+        if flaw := self._find_flaw(message, fds):
             for fd in fds:
                 os.close(fd)
-            raise ProtocolError("from inside the jail: a program that starts twice")
+            raise ProtocolError(f"from inside the jail: {flaw}")
         self.pidfd, self._pid_inside = fds[0], message.pid
         if len(fds) > 1:
-            self.terminal_fd = fds[1]
+            self._terminal_fd = fds[1]
         self._started.set()
         info = pidfd_info(self.pidfd)
         alive = info is not None and info.wait_status is None
@@ -195,7 +198,20 @@ class Process:
         if self._killed:
             self._kill_first()
 
+    def _find_flaw(self, message: Any, fds: list[int]) -> str:
+        if self._started.is_set():
+            return "a program that starts twice"
+        if isinstance(message, wire.StartedTerminal) != self._on_terminal:
+            return "a terminal that nobody asked for, or none where one was"
+        if not is_pidfd(fds[0]):
+            return "something else than a pidfd"
+        if len(fds) > 1 and not os.isatty(fds[1]):
+            return "something else than a terminal"
+        return ""
+
     def _refuse(self, message: wire.NotStarted) -> None:
+        if self._started.is_set():
+            raise ProtocolError("from inside the jail: a program that didn't start after it did")
         status = ENOENT_STATUS if message.errno == errno.ENOENT else OTHER_STATUS
         self._refusal = ProgramError(message.detail[:1000], exit_status=status, errno=message.errno)
         self._finish()
@@ -380,6 +396,16 @@ class Process:
         if late and not self._breaches:
             self._breaches.append(Breach("cpu_time", self._ended_s))
         self._note_disk()
+
+    def take_terminal(self) -> int:
+        """The terminal's master side, once; the caller owns it."""
+        fd, self._terminal_fd = self._terminal_fd, -1
+        return fd
+
+    def close(self) -> None:
+        """The master side that nobody took."""
+        if self._terminal_fd >= 0:
+            os.close(self.take_terminal())
 
     def release(self) -> None:
         """Give the pidfd back."""

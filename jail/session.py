@@ -25,10 +25,19 @@ class Receiver(Protocol):
         """The session broke: no more will come."""
 
 
-class Call:
-    """One question that somebody waits for the answer of."""
+ANSWERS = {
+    wire.OpenFile: wire.Opened,
+    wire.ListDir: wire.Listed,
+    wire.MakeDir: wire.Done,
+    wire.MakeLink: wire.Done,
+}
 
-    def __init__(self) -> None:
+
+class Call:
+    """One question that somebody waits for the answer of, which is of one of these kinds."""
+
+    def __init__(self, *kinds: type) -> None:
+        self.kinds = kinds
         self._ready = trio.Event()
         self._answer: tuple[Any, list[int]] | None = None
         self._broken: Exception | None = None
@@ -67,7 +76,7 @@ class Session:
         self._send_lock = trio.Lock()
         self._buffer = wire.FrameBuffer(wire.FACTS)
         self._next = 0
-        self._ready = Call()
+        self._ready = Call(wire.Ready, wire.SetupFailed)
         self._setup: Call | None = self._ready
         self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call] = {}
@@ -107,7 +116,7 @@ class Session:
         """One file request; TransferError with the agent's words where it failed."""
         self._raise_if_broken()
         self._next += 1
-        number, call = self._next, Call()
+        number, call = self._next, Call(ANSWERS[kind], wire.Failed)
         self._requests[number] = call
         try:
             await self._send(kind(number, *fields))
@@ -173,7 +182,12 @@ class Session:
     def _hand_out(self, message: Any, fds: list[int]) -> None:
         receiver = self._find_receiver(message)
         if receiver is not None:
-            receiver.receive(message, fds)
+            try:
+                receiver.receive(message, fds)
+            except ProtocolError as error:
+                # It may have been taken off the list of those who are told.
+                receiver.fail(error)
+                raise
             return
         for fd in fds:
             os.close(fd)
@@ -188,7 +202,17 @@ class Session:
             return self._runs.pop(message.run, None)
         if isinstance(message, wire.Started | wire.StartedTerminal):
             return self._runs.get(message.run)
-        return self._requests.pop(message.request, None)
+        call = self._requests.get(message.request)
+        if call is None or type(message) not in call.kinds:
+            return None
+        return self._requests.pop(message.request)
+
+    def accuse(self, what: str) -> ProtocolError:
+        """What an answer turned out to be, that no honest agent gives: the jail is killed."""
+        error = ProtocolError(f"from inside the jail: {what}")
+        if self.broken is None:
+            self._break(error)
+        return error
 
     def _break(self, error: Exception) -> None:
         self.broken = error

@@ -7,6 +7,7 @@ exits: nothing untrusted has run by then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -177,6 +178,8 @@ def receive_plan(sock: socket.socket) -> LaunchPlan:
     """The Setup frame, and not a byte more: what follows it is the agent's to read."""
     (size,) = wire.HEADER.unpack(_receive_exactly(sock, wire.HEADER.size))
     setup = wire.unpack_body(_receive_exactly(sock, size), {"Setup": wire.Setup})
+    if setup.version != wire.PROTOCOL_VERSION:
+        raise StepError("protocol", errno.EPROTO, f"the supervisor speaks version {setup.version}")
     return LaunchPlan.from_wire(setup.plan)
 
 
