@@ -52,7 +52,6 @@ class Jail:
         self._closed = False
         self._session = session
         self._nursery = nursery
-        self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
@@ -185,7 +184,10 @@ class Jail:
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
     ) -> int:
         if data == b"":
-            return self._null_fd
+            # Opened anew: flags and locks belong to the open file, and would be the next run's.
+            null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            theirs.callback(os.close, null_fd)
+            return null_fd
         reader, writer = open_pipe()
         theirs.callback(os.close, reader)
         if data is None:
@@ -261,7 +263,7 @@ class Jail:
         """What this object owns beside the process and the session."""
         self._closed = True
         view = self._view
-        for fd in (self._null_fd, view.proc_fd, view.scratch_fd, view.shm_fd):
+        for fd in (view.proc_fd, view.scratch_fd, view.shm_fd):
             with suppress(OSError):
                 os.close(fd)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
@@ -149,7 +148,7 @@ async def test_python_runs(open_jail: OpenJail, what: str) -> None:
 
 
 async def test_numpy_computes_on_all_its_threads(open_jail: OpenJail) -> None:
-    if importlib.util.find_spec("numpy", None) is None and not _system_numpy():
+    if not _system_numpy():
         require("python3-numpy")
     source = (
         "import numpy as np\n"
@@ -212,6 +211,15 @@ async def test_a_shell_s_pipeline_runs(open_jail: OpenJail) -> None:
     script = "set -e; seq 1000 | sort -rn | head -3 | tee t | wc -l; tar c t | tar t; date -r t +x"
     async with open_jail() as j:
         assert fine(await j.run(["sh", "-c", script])) == b"3\nt\nx\n"
+
+
+async def test_a_program_opens_its_streams_by_name(open_jail: OpenJail) -> None:
+    script = "echo out > /dev/stdout; echo err > /proc/self/fd/2; cat /dev/stdin | tee /dev/stderr"
+    async with open_jail() as j:
+        result = await j.run(["sh", "-c", script], input=b"in\n")
+        assert fine(result) == b"out\nin\n"
+        assert result.stderr == b"err\nin\n"
+        assert fine(await j.run(["sh", "-c", "cat /dev/stdin; echo end"])) == b"end\n"
 
 
 async def test_busybox_is_a_system_of_its_own(open_jail: OpenJail, rootfs: Path) -> None:
