@@ -197,11 +197,15 @@ class Server:
 
     def _list_dir(self, request: wire.ListDir, _: list[int]) -> None:
         try:
-            entries = file.list_dir(request.path)
+            listed = wire.Listed(request.request, file.list_dir(request.path))
+            frame = wire.pack_frame(listed)
         except OSError as error:
             self._fail(request.request, error)
+        except wire.WireError:
+            error = OSError(errno.E2BIG, f"{request.path}: the names in it are too long together")
+            self._fail(request.request, error)
         else:
-            self._send(wire.Listed(request.request, entries))
+            wire.send_with_fds(self._sock, frame, ())
 
     def _fail(self, request: int, error: OSError) -> None:
         self._send(wire.Failed(request, error.errno or errno.EIO, error.strerror or str(error)))

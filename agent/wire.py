@@ -42,8 +42,7 @@ class Setup(NamedTuple):
 class Exec(NamedTuple):
     """Start a program as run number ``run``; fds: its stdin, stdout and stderr.
 
-    ``rlimits`` are (resource, soft, hard) for it alone. With ``terminal`` no fds are brought:
-    the agent opens a pseudo-terminal of the jail's own and answers with its master.
+    ``rlimits`` are (resource, soft, hard) for it alone.
     """
 
     run: int
@@ -54,7 +53,7 @@ class Exec(NamedTuple):
 
 
 class ExecTerminal(NamedTuple):
-    """As Exec, on a pseudo-terminal of ``rows`` by ``columns``."""
+    """As Exec, on a pseudo-terminal of the jail's own, of ``rows`` by ``columns``."""
 
     run: int
     argv: list[str]
@@ -104,7 +103,10 @@ class ListDir(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The jail is built and everything dropped; fds: the jail's /proc and its scratch tmpfs."""
+    """The jail is built and everything dropped.
+
+    fds: the jail's /proc, its scratch tmpfs, and the list of its System V shared memory.
+    """
 
     version: int
 
@@ -201,7 +203,7 @@ FACTS: Final[dict[str, Any]] = {
 }
 
 
-FDS: Final[dict[type[Any], int]] = {Exec: 3, Ready: 2, Started: 1, StartedTerminal: 2, Opened: 1}
+FDS: Final[dict[type[Any], int]] = {Exec: 3, Ready: 3, Started: 1, StartedTerminal: 2, Opened: 1}
 """How many descriptors a message brings, where it brings any."""
 
 
@@ -259,6 +261,7 @@ def unpack_body(body: bytes, known: dict[str, Any]) -> Any:
             body,
             unicode_errors="surrogateescape",
             strict_map_key=True,
+            object_pairs_hook=_make_map,
             ext_hook=_refuse_ext,
             timestamp=0,
         )
@@ -282,6 +285,13 @@ def make_message(kind: Any, values: Sequence[Any]) -> Any:
         if not CHECKS[text](value):
             raise WireError(f"{kind.__name__}.{name}: not {text}")
     return kind(*values)
+
+
+def _make_map(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise WireError("a key twice")
+    return made
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:
@@ -323,6 +333,9 @@ class FrameBuffer:
         count = FDS.get(type(message), 0)
         if len(self._fds) < count:
             raise WireError(f"{type(message).__name__}: file descriptors missing")
+        # A later frame's come with its first byte, so with none left all of these are this one's.
+        if len(self._fds) > count and not self._bytes:
+            raise WireError(f"{type(message).__name__}: more file descriptors than it brings")
         return message, [self._fds.popleft() for _ in range(count)]
 
     def close(self) -> None:

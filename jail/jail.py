@@ -12,7 +12,7 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import Background, open_background
-from jail.errors import JailBroken, ProtocolError
+from jail.errors import JailBroken
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
@@ -45,7 +45,7 @@ class Jail:
         plan: Plan,
         session: Session,
         init: Init,
-        fds: tuple[int, int],
+        fds: tuple[int, int, int],
         background: Background,
     ) -> None:
         self.plan = plan
@@ -53,13 +53,13 @@ class Jail:
         self._closed = False
         self._session = session
         self._background = background
-        self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
             proc_fd=fds[0],
             init_stat_fd=open_init(fds[0]),
             scratch_fd=fds[1],
+            shm_fd=fds[2],
             enforced_by=plan.enforced_by,
             kill=self.kill,
         )
@@ -153,7 +153,7 @@ class Jail:
     ) -> AsyncGenerator[Process, None]:
         """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
         limits = merge_limits(self.plan.spec.limits, program)
-        process = Process(self._view, limits, self._background)
+        process = Process(self._view, limits, self._background, program.terminal)
         with self._session.open_run(process) as number, ExitStack() as streams:
             process.begin(number)
             try:
@@ -166,7 +166,7 @@ class Jail:
                 process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait_gone()
-                process.close_terminal()
+                process.close()
 
     async def _exec_on_pipes(
         self,
@@ -193,7 +193,10 @@ class Jail:
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
     ) -> int:
         if data == b"":
-            return self._null_fd
+            # Opened anew: flags and locks belong to the open file, and would be the next run's.
+            null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            theirs.callback(os.close, null_fd)
+            return null_fd
         reader, writer = open_pipe()
         theirs.callback(os.close, reader)
         if data is None:
@@ -219,14 +222,12 @@ class Jail:
         request = wire.ExecTerminal(number, *self._make_exec(program), rows, columns)
         await self._session.send(request, sender=process)
         await process.wait_started()
-        master = process.terminal_fd
-        if master is None:
-            raise ProtocolError("from inside the jail: a terminal that isn't one")
+        master = process.open_terminal()
         # Both streams share one open file: trio would make it blocking again with the first's end.
         os.set_blocking(master, False)
-        process.stdin = trio.lowlevel.FdStream(os.dup(master))
+        process.stdin = trio.lowlevel.FdStream(master)
         streams.callback(process.stdin.close)
-        reader = os.dup(master)
+        reader = process.open_terminal()
         process.stdout = OutputStream(reader, limit, lambda: process.breach("output"))
         streams.callback(process.stdout.close)
 
@@ -279,7 +280,7 @@ class Jail:
         """What this object owns beside the process and the session."""
         self._closed = True
         view = self._view
-        for fd in (self._null_fd, view.proc_fd, view.init_stat_fd, view.scratch_fd):
+        for fd in (view.proc_fd, view.init_stat_fd, view.scratch_fd, view.shm_fd):
             with suppress(OSError):
                 os.close(fd)
 

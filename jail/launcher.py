@@ -73,7 +73,7 @@ class Launcher:
         reply = self._replies[jail] = _Reply()
         deny = not ids.drops_groups
         maps = format_map(ids.uids), format_map(ids.gids)
-        message = ["Clone", jail, flags, fresh, *maps, deny]
+        message = link.Clone(jail, flags, fresh, *maps, deny)
         try:
             await self._send(message, [session.fileno()])
             await reply.event.wait()
@@ -90,7 +90,7 @@ class Launcher:
 
     async def enter_outer_namespace(self, facts: HostFacts) -> None:
         """One user namespace over the whole subordinate range, mapped once by the helpers."""
-        await self._send(["Unshare"], [])
+        await self._send(link.Unshare(), [])
         await self._unshared.event.wait()
         if not self._unshared.message:
             raise HostError("the zygote died", step="zygote")
@@ -99,10 +99,10 @@ class Launcher:
         await run_map_helper("newuidmap", facts.newuidmap, self.pid, facts.uid, facts.subuids)
         await run_map_helper("newgidmap", facts.newgidmap, self.pid, facts.gid, facts.subgids)
 
-    async def _send(self, message: list[Any], fds: list[int]) -> None:
+    async def _send(self, message: Any, fds: list[int]) -> None:
         rights = _rights(fds)
         try:
-            await self._sock.sendmsg([msgpack.packb(message)], rights)
+            await self._sock.sendmsg([link.pack(message)], rights)
         except OSError as error:
             raise JailBroken("the zygote died") from error
 

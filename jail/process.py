@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import trio
 
-from jail import watch
+from jail import detached, watch
 from jail.agent import wire
 from jail.background import Background
 from jail.errors import JailBroken, ProgramError, ProtocolError
-from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
+from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
 from jail.result import Result, Verdict
 from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
-from jail.terminal import check_master, set_terminal_size
+from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size
 from jail.verdict import Breach, Facts, decide
 
@@ -58,6 +58,7 @@ class JailView:
     proc_fd: int
     init_stat_fd: int
     scratch_fd: int
+    shm_fd: int
     enforced_by: Mapping[str, str]
     kill: Any
     """kills the whole jail, synchronously"""
@@ -77,15 +78,18 @@ class Process:
     output, which whoever reads the streams has).
     """
 
-    def __init__(self, view: JailView, limits: Limits, background: Background) -> None:
+    def __init__(
+        self, view: JailView, limits: Limits, background: Background, terminal: bool = False
+    ) -> None:
         self._view = view
+        self._on_terminal = terminal
         self._limits = limits
         self._background = background
         self._run = 0
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: OutputStream | None = None
         self.stderr: OutputStream | None = None
-        self.terminal_fd: int | None = None
+        self._terminal_fd = -1
         self.pidfd = -1
         self._pid_inside = 0
         self._began = trio.current_time()
@@ -101,6 +105,8 @@ class Process:
         self._result: Result | None = None
         self._book = watch.CpuBook()
         self._had_company = False
+        self._detached_bytes = 0
+        self._next_search = self._searched_s = 0.0
         self.usage = Usage()
 
     @property
@@ -143,8 +149,8 @@ class Process:
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell its terminal, if it has one, a new size: TIOCSWINSZ, ioctl_tty(2)."""
-        if self.terminal_fd is not None:
-            set_terminal_size(self.terminal_fd, rows, columns)
+        if self._terminal_fd >= 0:
+            set_terminal_size(self._terminal_fd, rows, columns)
 
     def kill(self) -> None:
         """End it and all it started; ``wait`` tells when that is done."""
@@ -203,15 +209,14 @@ class Process:
             self._close_books(None, None if self._breaches else str(error))
 
     def _accept_start(self, message: Any, fds: list[int]) -> None:
-        if self._started.is_set():
+        if flaw := self._find_flaw(message, fds):
             for fd in fds:
                 os.close(fd)
-            raise ProtocolError("from inside the jail: a program that starts twice")
+            raise ProtocolError(f"from inside the jail: {flaw}")
         self.pidfd, self._pid_inside = fds[0], message.pid
         self._started.set()
         if len(fds) > 1:
-            self.terminal_fd = fds[1]
-            check_master(self.terminal_fd)
+            self._terminal_fd = fds[1]
         info = pidfd_info(self.pidfd)
         alive = info is not None and info.wait_status is None
         if alive and info is not None and info.ppid not in (self._view.init_pid, 0):
@@ -219,7 +224,20 @@ class Process:
         if self._killed:
             self._kill_first()
 
+    def _find_flaw(self, message: Any, fds: list[int]) -> str:
+        if self._started.is_set():
+            return "a program that starts twice"
+        if isinstance(message, wire.StartedTerminal) != self._on_terminal:
+            return "a terminal that nobody asked for, or none where one was"
+        if not is_pidfd(fds[0]):
+            return "something else than a pidfd"
+        if len(fds) > 1 and not is_master(fds[1]):
+            return "something else than a terminal"
+        return ""
+
     def _refuse(self, message: wire.NotStarted) -> None:
+        if self._started.is_set():
+            raise ProtocolError("from inside the jail: a program that didn't start after it did")
         status = ENOENT_STATUS if message.errno == errno.ENOENT else OTHER_STATUS
         self._refusal = ProgramError(message.detail[:1000], exit_status=status, errno=message.errno)
         self._finish()
@@ -250,9 +268,10 @@ class Process:
             with trio.move_on_after(self._cut_to_deadline(pause)):
                 await self._wake.wait()
                 continue
-            looked = trio.current_time()
+            looked, self._searched_s = trio.current_time(), 0.0
             await self._look()
-            pause = max(self._find_pause(), (trio.current_time() - looked) * LOOK_SHARE)
+            took = trio.current_time() - looked - self._searched_s
+            pause = max(self._find_pause(), took * LOOK_SHARE)
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
@@ -290,12 +309,33 @@ class Process:
 
     async def _measure(self, pids: list[int]) -> int:
         """The cheap sum; the exact one before anybody is killed for it."""
-        total = watch.read_memory(self._view.proc_fd, pids)
-        limit = self._limits.memory_bytes
-        if limit is None or total <= limit:
+        view, limit = self._view, self._limits.memory_bytes
+        total = watch.read_memory(view.proc_fd, pids)
+        if limit is None:
             return total
-        proc_fd = self._view.proc_fd
-        return await trio.to_thread.run_sync(watch.read_exact_memory, proc_fd, pids)
+        if total + detached.read_most_possible() > limit:
+            total += await self._search_detached(pids)
+        if total <= limit:
+            return total
+        return await trio.to_thread.run_sync(self._read_exact, pids)
+
+    def _read_exact(self, pids: list[int]) -> int:
+        total = watch.read_exact_memory(self._view.proc_fd, pids)
+        more = self._read_detached(pids)
+        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
+
+    def _read_detached(self, pids: list[int]) -> int:
+        view = self._view
+        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
+
+    async def _search_detached(self, pids: list[int]) -> int:
+        """What is in nobody's resident set, as of the last search. It has a pace of its own:
+        whoever opens a million files must not slow down the looks at everything else."""
+        if (began := trio.current_time()) >= self._next_search:
+            self._detached_bytes = await trio.to_thread.run_sync(self._read_detached, pids)
+            now = trio.current_time()
+            self._searched_s, self._next_search = now - began, now + (now - began) * LOOK_SHARE
+        return self._detached_bytes
 
     def _judge(self, tasks: int) -> None:
         limits, usage = self._limits, self.usage
@@ -394,16 +434,20 @@ class Process:
         if largest_bytes > self._view.agent_peak_bytes or not seen:
             self.usage.memory_peak_bytes = max(seen, largest_bytes)
 
+    def open_terminal(self) -> int:
+        """Its terminal's master side, a copy of the caller's own."""
+        return os.dup(self._terminal_fd)
+
+    def close(self) -> None:
+        """Give the terminal's master side back."""
+        fd, self._terminal_fd = self._terminal_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def release(self) -> None:
         """Give the pidfd back."""
         fd, self.pidfd = self.pidfd, -1
         if fd >= 0:
-            os.close(fd)
-
-    def close_terminal(self) -> None:
-        """Give the terminal's master side back; its streams have copies of their own."""
-        fd, self.terminal_fd = self.terminal_fd, None
-        if fd is not None:
             os.close(fd)
 
 

@@ -37,10 +37,19 @@ class Sender(Protocol):
         """The first byte is about to go: from here on there will be an answer."""
 
 
-class Call:
-    """One question that somebody waits for the answer of."""
+ANSWERS = {
+    wire.OpenFile: wire.Opened,
+    wire.ListDir: wire.Listed,
+    wire.MakeDir: wire.Done,
+    wire.MakeLink: wire.Done,
+}
 
-    def __init__(self) -> None:
+
+class Call:
+    """One question that somebody waits for the answer of, which is of one of these kinds."""
+
+    def __init__(self, *kinds: type) -> None:
+        self.kinds = kinds
         self._ready = trio.Event()
         self._answer: tuple[Any, list[int]] | None = None
         self._broken: Exception | None = None
@@ -72,6 +81,9 @@ class Call:
 class Nobody:
     """Takes the answer to a question whose asker has gone."""
 
+    def __init__(self, kinds: tuple[type, ...]) -> None:
+        self.kinds = kinds
+
     def receive(self, message: Any, fds: list[int]) -> None:
         for fd in fds:
             os.close(fd)
@@ -90,10 +102,10 @@ class Session:
         self._send_lock = trio.Lock()
         self._buffer = wire.FrameBuffer(wire.FACTS)
         self._next = 0
-        self._ready = Call()
+        self._ready = Call(wire.Ready, wire.SetupFailed)
         self._setup: Call | None = self._ready
         self._runs: dict[int, Receiver] = {}
-        self._requests: dict[int, Receiver] = {}
+        self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
         self.on_break: Callable[[], None] | None = None
         """called when the jail has to end: something inside breaks the protocol or reads nothing"""
@@ -102,8 +114,8 @@ class Session:
         """A whole frame that was packed before."""
         await self._send_packed(frame)
 
-    async def wait_ready(self) -> tuple[int, int]:
-        """The fds of the jail's /proc and scratch filesystem; HostError when init gave up."""
+    async def wait_ready(self) -> tuple[int, int, int]:
+        """The fds that Ready brings; HostError when init gave up."""
         message, fds = await self._ready.get()
         if isinstance(message, wire.SetupFailed):
             raise make_setup_error(message)
@@ -111,7 +123,8 @@ class Session:
             for fd in fds:
                 os.close(fd)
             raise ProtocolError(f"the agent speaks version {message.version}")
-        return fds[0], fds[1]
+        proc_fd, scratch_fd, shm_fd = fds
+        return proc_fd, scratch_fd, shm_fd
 
     @contextmanager
     def open_run(self, receiver: Receiver) -> Iterator[int]:
@@ -129,14 +142,14 @@ class Session:
         """One file request; TransferError with the agent's words where it failed."""
         self._raise_if_broken()
         self._next += 1
-        number, call = self._next, Call()
-        await self._send(kind(number, *fields))
+        number, call = self._next, Call(ANSWERS[kind], wire.Failed)
         self._requests[number] = call
         try:
+            await self._send(kind(number, *fields))
             answer, fds = await call.get()
         finally:
             if number in self._requests:  # cancelled; the agent will answer all the same
-                self._requests[number] = Nobody()
+                self._requests[number] = Nobody(call.kinds)
             call.close()
         if isinstance(answer, wire.Failed):
             raise TransferError(answer.detail[:1000], errno=answer.errno)
@@ -225,7 +238,12 @@ class Session:
     def _hand_out(self, message: Any, fds: list[int]) -> None:
         receiver = self._find_receiver(message)
         if receiver is not None:
-            receiver.receive(message, fds)
+            try:
+                receiver.receive(message, fds)
+            except ProtocolError as error:
+                # It may have been taken off the list of those who are told.
+                receiver.fail(error)
+                raise
             return
         for fd in fds:
             os.close(fd)
@@ -240,7 +258,17 @@ class Session:
             return self._runs.pop(message.run, None)
         if isinstance(message, wire.Started | wire.StartedTerminal):
             return self._runs.get(message.run)
-        return self._requests.pop(message.request, None)
+        call = self._requests.get(message.request)
+        if call is None or type(message) not in call.kinds:
+            return None
+        return self._requests.pop(message.request)
+
+    def accuse(self, what: str) -> ProtocolError:
+        """What an answer turned out to be, that no honest agent gives: the jail is killed."""
+        error = ProtocolError(f"from inside the jail: {what}")
+        if self.broken is None:
+            self._break(error)
+        return error
 
     def _break(self, error: Exception, kill: bool = False) -> None:
         self.broken = self.broken or error

@@ -187,6 +187,11 @@ def pidfd_info(pidfd: int) -> PidfdInfo | None:
     return PidfdInfo(pid, ppid, status if mask & PIDFD_INFO_EXIT else None)
 
 
+def is_pidfd(fd: int) -> bool:
+    """By the name that the kernel gives it: that of a file begins with a slash."""
+    return os.readlink(f"/proc/self/fd/{fd}").startswith(("pidfd:", "anon_inode:[pidfd]"))
+
+
 def kill_pidfd(pidfd: int, signum: int = signal.SIGKILL) -> bool:
     """``pidfd_send_signal(2)``; False when it is already gone."""
     try:
@@ -194,6 +199,11 @@ def kill_pidfd(pidfd: int, signum: int = signal.SIGKILL) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """``pidfd_getfd(2)``: our own copy, close-on-exec, of another process's descriptor."""
+    return syscall(438, pidfd, number, 0)
 
 
 def wait_status_parts(status: int) -> tuple[int | None, int | None]:

@@ -98,8 +98,8 @@ def rehearse(body: bytes) -> None:
         openat2(-1, "rehearsal", os.O_PATH, 0)
 
 
-def climb(plan: LaunchPlan) -> tuple[int, int]:
-    """The ladder. Gives the fds of the jail's /proc and of its scratch filesystem."""
+def climb(plan: LaunchPlan) -> tuple[int, int, int]:
+    """The ladder. Gives the fds that Ready brings to the supervisor."""
     builder = Builder(plan)
     with rung("sources"):
         builder.open_sources()
@@ -126,7 +126,16 @@ def climb(plan: LaunchPlan) -> tuple[int, int]:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
         if plan.filter:
             process.load_filter(plan.filter)
-    return proc_fd, scratch_fd
+    return proc_fd, scratch_fd, open_segments(proc_fd)
+
+
+def open_segments(proc_fd: int) -> int:
+    """The list of shared memory segments; it stays that of the opener's ipc namespace."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open("sysvipc/shm", flags, dir_fd=proc_fd)
+    except FileNotFoundError:  # a kernel without System V IPC has no segments either
+        return os.open("/dev/null", flags)
 
 
 class rung:  # noqa: N801 - reads as a word of the ladder
@@ -177,6 +186,8 @@ def receive_plan(sock: socket.socket) -> LaunchPlan:
     """The Setup frame, and not a byte more: what follows it is the agent's to read."""
     (size,) = wire.HEADER.unpack(_receive_exactly(sock, wire.HEADER.size))
     setup = wire.unpack_body(_receive_exactly(sock, size), {"Setup": wire.Setup})
+    if setup.version != wire.PROTOCOL_VERSION:
+        raise StepError("protocol", errno.EPROTO, f"the supervisor speaks version {setup.version}")
     return LaunchPlan.from_wire(setup.plan)
 
 
