@@ -99,6 +99,11 @@ class JailSpec:
     userns: Literal["auto", "single"] = "auto"
     require: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where volumes and tmpfs go, inside."""
+        return (*(each.target for each in self.volumes), *(each.target for each in self.tmpfs))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramSpec:
@@ -307,7 +312,7 @@ def _refuse_nul(text: str, what: str) -> None:
 
 def _refuse_double_targets(spec: JailSpec) -> None:
     seen: set[str] = set()
-    for target in [v.target for v in spec.volumes] + [t.target for t in spec.tmpfs]:
+    for target in spec.targets:
         if target in seen:
             raise SpecError(f"{target}: mounted twice")
         seen.add(target)

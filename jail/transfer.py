@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import trio
 
 from jail.agent import wire
-from jail.errors import ProtocolError, SpecError, TransferError
+from jail.errors import SpecError, TransferError
 from jail.session import Session
 
 SMALL_BYTES = 256 * 1024
@@ -43,8 +43,7 @@ async def put(session: Session, path: str, data: bytes, mode: int) -> None:
         else:
             await trio.to_thread.run_sync(_write_all, fd, data)
     except OSError as error:
-        code = error.errno or errno.EIO
-        raise TransferError(f"{path}: {os.strerror(code)}", errno=code) from None
+        raise _explain(path, error) from None
     finally:
         os.close(fd)
 
@@ -56,6 +55,8 @@ async def get(session: Session, path: str, max_bytes: int) -> bytes:
         if os.fstat(fd).st_size <= SMALL_BYTES:
             return _read_all(fd, path, max_bytes)
         return await trio.to_thread.run_sync(_read_all, fd, path, max_bytes)
+    except OSError as error:
+        raise _explain(path, error) from None
     finally:
         os.close(fd)
 
@@ -64,8 +65,13 @@ async def _open(session: Session, path: str, write: bool, mode: int) -> int:
     _, fds = await session.ask(wire.OpenFile, path, write, mode & 0o777)
     if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
         os.close(fds[0])
-        raise ProtocolError(f"from inside the jail: {path!r} opened as something else than a file")
+        raise session.accuse(f"{path!r} opened as something else than a file")
     return fds[0]
+
+
+def _explain(path: str, error: OSError) -> TransferError:
+    code = error.errno or errno.EIO
+    return TransferError(f"{path}: {os.strerror(code)}", errno=code)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -92,6 +98,8 @@ async def put_tree(session: Session, source: str, path: str) -> None:
         raise TransferError(f"{source}: {error.strerror}", errno=error.errno) from None
     try:
         await _put_dir(session, top, path, 0)
+    except OSError as error:
+        raise _explain(error.filename or source, error) from None
     finally:
         os.close(top)
 
@@ -136,6 +144,8 @@ async def get_tree(session: Session, path: str, target: str, max_bytes: int) -> 
     budget = _Budget(max_bytes)
     try:
         await _get_dir(session, path, top, "", budget, 0)
+    except OSError as error:
+        raise _explain(error.filename or target, error) from None
     finally:
         os.close(top)
     return budget.skipped
@@ -148,7 +158,8 @@ async def _get_dir(
         raise TransferError(f"{path}: more than {MAX_DEPTH} directories deep", errno=errno.ELOOP)
     listed, _ = await session.ask(wire.ListDir, path)
     for name, mode, _target in listed.entries:
-        check_name(name)
+        if not is_name(name):
+            raise session.accuse(f"{name[:80]!r} as a file's name")
         budget.left_files -= 1
         if budget.left_files < 0:
             raise TransferError(f"{path}: more than {MAX_FILES} files", errno=errno.EFBIG)
@@ -165,10 +176,9 @@ async def _get_dir(
             budget.skipped.append(below + name)
 
 
-def check_name(name: str) -> None:
+def is_name(name: str) -> bool:
     """One component, and none that leads elsewhere: the listing is a stranger's."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise ProtocolError(f"from inside the jail: {name[:80]!r} as a file's name")
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _write_new(dir_fd: int, name: str, data: bytes, mode: int) -> None:
