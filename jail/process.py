@@ -184,6 +184,7 @@ class Process:
         self.start_watch()
 
     def on_send(self) -> None:
+        """The request is on its way: from here on there will be an answer."""
         self._asked = True
 
     def begin(self, run: int) -> None:
