@@ -13,13 +13,14 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import open_background
+from jail.check import check_argv, check_env, check_path_length, check_text
 from jail.errors import JailBroken, ProtocolError
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
 from jail.result import Result
 from jail.session import Session
-from jail.spec import ProgramSpec, check_argv, check_env
+from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, open_pipe
 from jail.units import parse_size, parse_time
 
@@ -218,7 +219,8 @@ class Jail:
     def _make_exec(self, program: ProgramSpec) -> tuple[Any, ...]:
         env = {**self.plan.env, **program.env}
         check_env(env)
-        return list(program.argv), env, program.cwd or self.plan.spec.workdir, self._own_rlimits()
+        cwd = os.path.join(self.plan.spec.workdir, program.cwd or ".")
+        return list(program.argv), env, cwd, self._own_rlimits()
 
     def _own_rlimits(self) -> list[list[int]]:
         return [list(each) for each in self.plan.program_rlimits]
@@ -282,7 +284,7 @@ def make_program(
     return ProgramSpec(
         argv=check_argv(argv),
         env=check_env(env or {}),
-        cwd=cwd,
+        cwd=cwd if cwd is None else check_path_length(check_text(cwd, "cwd"), "cwd"),
         wall_time_s=None if timeout is None else parse_time(timeout, "timeout"),
         cpu_time_s=None if cpu_time is None else parse_time(cpu_time, "cpu_time"),
         output_bytes=None if output_limit is None else parse_size(output_limit, "output_limit"),

@@ -14,6 +14,7 @@ from typing import Final
 
 from jail import idmap, user
 from jail.agent import wire
+from jail.check import MAX_NUMBER, MiB
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
@@ -31,8 +32,8 @@ from jail.launchplan import (
     Step,
     WriteFiles,
 )
-from jail.source import HostTree, SourceFacts
-from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits, MiB
+from jail.source import MERGED_USR, HostTree, SourceFacts
+from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits
 
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
@@ -238,13 +239,14 @@ def make_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
     }
     if limits.pids is not None:
         # The agent counts too: it has the program's id.
-        chosen[resource.RLIMIT_NPROC] = (limits.pids + 1, limits.pids + 1)
+        tasks = min(limits.pids + 1, MAX_NUMBER)
+        chosen[resource.RLIMIT_NPROC] = (tasks, tasks)
         chosen[resource.RLIMIT_NOFILE] = OPEN_FILES
         chosen[resource.RLIMIT_SIGPENDING] = (1024, 1024)
     if limits.disk_bytes is not None:
         chosen[resource.RLIMIT_FSIZE] = (limits.disk_bytes, limits.disk_bytes)
     if limits.memory_bytes is not None:
-        ceiling = limits.memory_bytes + CEILING_ABOVE_MEMORY
+        ceiling = min(limits.memory_bytes + CEILING_ABOVE_MEMORY, MAX_NUMBER)
         chosen[resource.RLIMIT_DATA] = (ceiling, ceiling)
     for name, _, hard in limits.ulimits:
         # Those are the program's alone, set when it starts; here only room is made for them.
@@ -361,10 +363,10 @@ def _make_scratch(spec: JailSpec) -> list[Step]:
 
 def _default_workdir(spec: JailSpec) -> tuple[str, ...]:
     """The working directory made for the program, unless it lies in something that was given."""
-    given = ("/tmp", "/proc", "/dev", "/usr", "/etc")
+    given = ("/proc", "/dev", "/usr", "/etc", *(f"/{name}" for name in MERGED_USR))
     given += tuple(each.target for each in (*spec.volumes, *spec.tmpfs))
     workdir = spec.workdir
-    if workdir == "/" or any(workdir == g or workdir.startswith(g + "/") for g in given):
+    if workdir in ("/", "/tmp") or any(workdir == g or workdir.startswith(g + "/") for g in given):
         return ()
     if spec.rootfs != "host" and workdir != "/work":
         return ()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any
 
 import trio
 
 from jail.background import open_background
-from jail.errors import HostError
+from jail.check import show
+from jail.errors import HostError, SpecError
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -60,7 +61,7 @@ class Supervisor:
         Raises SpecError, HostError (with its remedy) or HelperError. When the block ends, by
         whatever way, every process in the jail is dead.
         """
-        plan = self._plan(spec or make_spec(**options))
+        plan = self._plan(choose_spec(spec, options))
         launcher = await self._get_launcher(plan.ids)
         slot = self._slots.lease() if plan.ids == "subuid" and self._slots else -1
         try:
@@ -142,6 +143,17 @@ class Supervisor:
             self._slots = SlotPool(folder, count)
             self._stack.callback(self._slots.close)
         return self._slots
+
+
+def choose_spec(spec: JailSpec | None, options: Mapping[str, Any]) -> JailSpec:
+    """One or the other: of a spec *and* options, one would be silently left out."""
+    if spec is None:
+        return make_spec(**options)
+    if not isinstance(spec, JailSpec):
+        raise SpecError(f"{show(spec)} is no JailSpec; make one with make_spec, or give options")
+    if options:
+        raise SpecError(f"{', '.join(options)}: give a spec or options, not both")
+    return spec
 
 
 async def end_init(pidfd: int) -> None:
