@@ -317,10 +317,13 @@ def _make_steps(
     steps.append(BindScratch("shm", "dev/shm", 0o1777))
     steps.append(_make_proc(facts))
     steps += _make_scratch(spec)
+    given: list[Bind | Mount] = []
     for volume, seen in zip(spec.volumes, inputs.volumes, strict=True):
         attr = NOSUID_NODEV | (READ_ONLY if volume.read_only else 0)
-        steps.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
-    steps += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+        given.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
+    given += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+    # What lies in another one after it, or it would be covered.
+    steps += sorted(given, key=lambda step: step.path.count("/"))
     if inputs.host_tree is not None or spec.read_only:
         steps.append(Seal(""))
     return tuple(steps)
@@ -373,7 +376,7 @@ def _default_workdir(spec: JailSpec) -> tuple[str, ...]:
     return (workdir[1:],)
 
 
-def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Step:
+def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Mount:
     size = size_bytes or spec.limits.disk_bytes or UNLIMITED_DISK
     inodes = min(max(size // BYTES_PER_INODE, 16), 2**24)
     options: dict[str, str | None] = {
