@@ -162,7 +162,7 @@ class Server:
 
     def _make_link(self, request: wire.MakeLink, _: list[int]) -> None:
         try:
-            os.symlink(request.target, request.path)
+            file.make_link(request.path, request.target)
         except OSError as error:
             self._fail(request.request, error)
         else:

@@ -13,7 +13,7 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import open_background
-from jail.check import check_argv, check_env, check_path_length, check_text
+from jail.check import check_argv, check_env, check_host_path, check_path_length, check_text
 from jail.errors import JailBroken, ProtocolError
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
@@ -243,7 +243,8 @@ class Jail:
 
     async def put_tree(self, source: str | os.PathLike[str], path: str) -> None:
         """Copy a host directory in: directories, regular files and symbolic links as they are."""
-        await transfer.put_tree(self._session, os.fspath(source), self._inside(path))
+        host_path = check_host_path(source, "source")
+        await transfer.put_tree(self._session, host_path, self._inside(path))
 
     async def get_tree(
         self, path: str, target: str | os.PathLike[str], max_bytes: int | str = 2**30
@@ -254,7 +255,8 @@ class Jail:
         (links, FIFOs, sockets, devices) are returned and stay. At most ``max_bytes`` together.
         """
         limit = parse_size(max_bytes, "max_bytes")
-        return await transfer.get_tree(self._session, self._inside(path), os.fspath(target), limit)
+        host_path = check_host_path(target, "target")
+        return await transfer.get_tree(self._session, self._inside(path), host_path, limit)
 
     def _inside(self, path: str) -> str:
         return transfer.make_inside_path(self.plan.spec.workdir, path)

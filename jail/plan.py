@@ -323,7 +323,8 @@ def _make_steps(
         given.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
     given += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
     # What lies in another one after it, or it would be covered.
-    steps += sorted(given, key=lambda step: step.path.count("/"))
+    given.sort(key=lambda step: step.path.count("/"))
+    steps += given
     if inputs.host_tree is not None or spec.read_only:
         steps.append(Seal(""))
     return tuple(steps)
