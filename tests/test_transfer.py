@@ -136,15 +136,25 @@ async def test_where_nothing_can_be_put_is_one_clear_line(
 
 
 async def test_what_was_refused_costs_the_agent_nothing(supervisor: Supervisor) -> None:
-    """A file that we may write, but not change the mode of: its descriptor isn't kept."""
-    async with supervisor.open_jail(ulimits=["nofile=64"]) as j:
-        fds = f"/proc/{j.init_pid}/status"
-        before = read_fd_size(fds)
+    """A file that it may write, but not change the mode of: its descriptor isn't kept."""
+    async with supervisor.open_jail() as j, j.start(["sh", "-c", "echo $$; cat"]) as process:
+        assert process.stdout is not None
+        pid = int(await process.stdout.receive_some())
+        before = read_fd_size(f"/proc/{j.init_pid}/status")
         for _ in range(300):
-            await refuse(j.put, "/proc/self/comm", b"x")
+            await refuse(j.put, f"/proc/{pid}/comm", b"x", code=errno.EPERM, say="/comm: ")
             await refuse(j.get, "/dev/null")
-        assert read_fd_size(fds) == before
-        assert await ask(j, "echo alive") == "alive"
+        assert read_fd_size(f"/proc/{j.init_pid}/status") == before
+
+
+async def test_a_file_that_can_t_be_read_is_an_error_of_the_transfer(
+    supervisor: Supervisor,
+) -> None:
+    async with supervisor.open_jail() as j, j.start(["sh", "-c", "echo $$; cat"]) as process:
+        assert process.stdout is not None
+        pid = int(await process.stdout.receive_some())
+        await refuse(j.get, f"/proc/{pid}/mem", say="/mem: ")
+        assert (await j.get(f"/proc/{pid}/comm")).strip() == b"sh"
 
 
 def read_fd_size(path: str) -> int:
