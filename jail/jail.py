@@ -30,7 +30,8 @@ wrote waits in the pipes."""
 PIPE_BYTES = 64 * 1024
 TERMINAL_SIZE = (24, 80)
 
-Input = bytes | bytearray | memoryview | str | None
+Data = bytes | bytearray | memoryview | str
+Input = Data | None
 
 
 class Jail:
@@ -219,7 +220,8 @@ class Jail:
     def _make_exec(self, program: ProgramSpec) -> tuple[Any, ...]:
         env = {**self.plan.env, **program.env}
         check_env(env)
-        cwd = os.path.join(self.plan.spec.workdir, program.cwd or ".")
+        workdir = self.plan.spec.workdir
+        cwd = os.path.join(workdir, program.cwd) if program.cwd else workdir
         return list(program.argv), env, cwd, self._own_rlimits()
 
     def _own_rlimits(self) -> list[list[int]]:
@@ -227,13 +229,13 @@ class Jail:
 
     # -- files --------------------------------------------------------------------------------
 
-    async def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
+    async def put(self, path: str, data: Data, mode: int = 0o644) -> None:
         """Write a file, as the program's user. Relative paths start at the working directory.
 
         Symbolic links on the way lead to places inside the jail; at the end they are refused.
         Set-id bits of ``mode`` are dropped. Raises TransferError.
         """
-        content = data.encode() if isinstance(data, str) else data
+        content = data.encode() if isinstance(data, str) else bytes(data)
         await transfer.put(self._session, self._inside(path), content, mode)
 
     async def get(self, path: str, max_bytes: int | str = 64 * 2**20) -> bytes:

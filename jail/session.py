@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import trio
 
 from jail.agent import wire
-from jail.errors import HostError, JailBroken, ProtocolError, TransferError
+from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 
 class Receiver(Protocol):
@@ -80,7 +80,7 @@ class Session:
         await self._send_packed(frame)
 
     async def wait_ready(self) -> tuple[int, int]:
-        """The fds of the jail's /proc and scratch filesystem; HostError when init gave up."""
+        """The fds of the jail's /proc and scratch filesystem; HostError or SpecError when init gave up."""
         message, fds = await self._ready.get()
         if isinstance(message, wire.SetupFailed):
             raise make_setup_error(message)
@@ -207,8 +207,10 @@ class Session:
         self._break(self.broken or JailBroken("the jail is closed"))
 
 
-def make_setup_error(message: wire.SetupFailed) -> HostError:
+def make_setup_error(message: wire.SetupFailed) -> HostError | SpecError:
     """Init's report in our words."""
     step, detail = message.step[:200], message.detail[:1000]
     said = detail or os.strerror(message.errno)
+    if step == wire.REFUSED:
+        return SpecError(said)
     return HostError(f"{step}: {said}", step=step, errno=message.errno or None)

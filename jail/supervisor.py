@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -34,6 +35,8 @@ from jail.spec import JailSpec, make_spec
 from jail.user import HOST_GROUP, HOST_PASSWD
 
 END_TIMEOUT_S = 10.0
+VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+"""what becomes of a volume or a root filesystem while a jail is being opened"""
 
 
 class Supervisor:
@@ -66,18 +69,27 @@ class Supervisor:
         slot = self._slots.lease() if plan.ids == "subuid" and self._slots else -1
         try:
             async with AsyncExitStack() as stack:
-                try:
-                    jail = await stack.enter_async_context(self._launch(plan, launcher, slot))
-                except HostError as error:
-                    if error.step != "sources":
-                        raise
-                    # A spare's copy of the host's mounts may be older than a volume.
-                    launch = self._launch(plan, launcher, slot, fresh=True)
-                    jail = await stack.enter_async_context(launch)
+                jail = await self._enter(stack, plan, launcher, slot)
                 yield jail
         finally:
             if slot >= 0 and self._slots:
                 self._slots.release(slot)
+
+    async def _enter(
+        self, stack: AsyncExitStack, plan: Plan, launcher: Launcher, slot: int
+    ) -> Jail:
+        """A spare's copy of the host's mounts may be older than a volume: then once more."""
+        for fresh in (False, True):
+            try:
+                launch = self._launch(plan, launcher, slot, fresh)
+                return await stack.enter_async_context(launch)
+            except HostError as error:
+                if error.step != "sources":
+                    raise
+                missed = error
+        if missed.errno in VANISHED:
+            raise SpecError(str(missed)) from None
+        raise missed
 
     @asynccontextmanager
     async def _launch(

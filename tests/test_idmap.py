@@ -61,7 +61,7 @@ def overlaps(spans: list[tuple[int, int]]) -> bool:
 
 
 def assert_valid(extents: Map) -> None:
-    """What the kernel demands of a map: user_namespaces(7), “Defining user and group ID mappings”."""
+    """What the kernel demands: user_namespaces(7), “Defining user and group ID mappings”."""
     assert 0 < len(extents) <= MAX_EXTENTS
     assert all(each.count > 0 for each in extents)
     for outside in (False, True):

@@ -25,7 +25,8 @@ KiB, MiB, GiB = 1024, 1024**2, 1024**3
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("1", 1), ("4096", 4096), ("1k", KiB), ("1K", KiB), ("256m", 256 * MiB), ("1.5g", 1536 * MiB),
+        ("1", 1), ("4096", 4096), ("1k", KiB), ("1K", KiB), ("256m", 256 * MiB),
+        ("1.5g", 1536 * MiB),
         ("1kb", KiB), ("1KiB", KiB), ("2 m", 2 * MiB), (" 3m ", 3 * MiB), ("1t", 1024 * GiB),
         ("0.5k", 512), ("10b", 10), (4096, 4096), (1536.0, 1536),
     ],
@@ -45,7 +46,8 @@ def test_times_are_in_seconds(text: str | float, seconds: float) -> None:
 WRONG_NUMBERS: list[Any] = [
     "", " ", "0", "00", "-1", "+1", "12q", "1e3", "0x10", "1_000", "1,5", "1..5", ".5", "5.", "m",
     "1mm", "1 2", "\u0661", "１２", "inf", "nan", "9" * 400, "9" * 5000, 10**400, 10**5000, -5, 0,
-    float("nan"), float("inf"), -1.0, True, False, None, b"1", [], ["1"], {}, object(), "1\0", "1\n2",
+    float("nan"), float("inf"), -1.0, True, False, None, b"1", [], ["1"], {}, object(),
+    "1\0", "1\n2",
 ]  # fmt: skip
 
 
@@ -180,9 +182,10 @@ TYPOS: list[dict[str, Any]] = [
     {"volumes": ["/a:/b", "/c:/b/"]}, {"volumes": ["/a:/b"], "tmpfs": ["/b"]},
     {"volumes": ["/a:/proc"]}, {"volumes": ["/a:/proc/sys"]}, {"volumes": ["/a:/dev"]},
     {"volumes": [Tmpfs("/t")]}, {"tmpfs": [Volume("/a", "/b")]},
-    {"tmpfs": ["t"]}, {"tmpfs": ["/t:"]}, {"tmpfs": ["/t:0"]}, {"tmpfs": ["/t:1q"]}, {"tmpfs": "/t"},
-    {"tmpfs": ["/proc"]}, {"tmpfs": [None]},
-    {"env": ["A=1"]}, {"env": {"": "1"}}, {"env": {"A=B": "1"}}, {"env": {"A": 1}}, {"env": {1: "A"}},
+    {"tmpfs": ["t"]}, {"tmpfs": ["/t:"]}, {"tmpfs": ["/t:0"]}, {"tmpfs": ["/t:1q"]},
+    {"tmpfs": "/t"}, {"tmpfs": ["/proc"]}, {"tmpfs": [None]},
+    {"env": ["A=1"]}, {"env": {"": "1"}}, {"env": {"A=B": "1"}}, {"env": {"A": 1}},
+    {"env": {1: "A"}},
     {"env": {"A": "\0"}}, {"env": {"A\0": ""}}, {"env": {"A": "\ud800"}}, {"env": {"A": b"1"}},
     {"workdir": "work"}, {"workdir": "/a/.."}, {"workdir": ""}, {"workdir": "/\0"}, {"workdir": 5},
     {"workdir": "/" + "a/" * 4000}, {"workdir": Path("/work")},
@@ -257,7 +260,7 @@ anything = st.recursive(
         st.binary(),
         st.builds(Path, st.just("/x")),
         st.just(object()),
-    ),  # fmt: skip
+    ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.tuples(inner, inner),
@@ -285,9 +288,9 @@ def test_whatever_is_asked_the_answer_is_a_spec_or_a_spec_error(options: dict[st
     assert isinstance(spec, JailSpec)
     assert spec.network in ("none", "host")
     assert spec.workdir.startswith("/")
-    for each in (*spec.volumes, *spec.tmpfs):
-        assert each.target.startswith("/")
-        assert ".." not in each.target.split("/")
+    for target in [v.target for v in spec.volumes] + [t.target for t in spec.tmpfs]:
+        assert target.startswith("/")
+        assert ".." not in target.split("/")
 
 
 @settings(max_examples=300, deadline=None)

@@ -211,8 +211,8 @@ def test_names_with_dots_are_names() -> None:
 # -- trees ----------------------------------------------------------------------------------------
 
 NAMES = (
-    b"plain", b"with space", b"new\nline", b"\x1b[31mred", b"-rf", b"caf\xc3\xa9", b"\xff\xfe", b"'\"`$;",
-    b"x" * 255, b"...", b"*", b"\x7f", b"a:b,c\\d=e", b"~", b"CON", b" ",
+    b"plain", b"with space", b"new\nline", b"\x1b[31mred", b"-rf", b"caf\xc3\xa9", b"\xff\xfe",
+    b"'\"`$;", b"x" * 255, b"...", b"*", b"\x7f", b"a:b,c\\d=e", b"~", b"CON", b" ",
 )  # fmt: skip
 
 
