@@ -6,6 +6,7 @@ is untrusted, and a symbolic link in it must lead nowhere but into itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -37,6 +38,7 @@ IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 EMPTY: Final = "empty"
 UPPER: Final = "overlay-upper"
 WORK: Final = "overlay-work"
+O_PATH_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY
 STRICTLY_IN_ROOT: Final = IN_ROOT | RESOLVE_NO_SYMLINKS
 NOSUID: Final = mount.MOUNT_ATTR_NOSUID
 NOEXEC_TOO: Final = NOSUID_NODEV | mount.MOUNT_ATTR_NOEXEC
@@ -51,7 +53,7 @@ DEVPTS: Final[dict[str, str | None]] = {
 ROOT_TMPFS: Final[dict[str, str | None]] = {"size": "1m", "nr_inodes": "1024", "mode": "0755"}
 
 
-class Refusal(OSError):
+class RefusedError(OSError):
     """What was asked for can't be: the caller's mistake, not this host's."""
 
 
@@ -135,12 +137,15 @@ class Builder:
         return root
 
     def _open_overlay(self, lower: int) -> int:
-        """Kernel overlay with its whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
+        """Kernel overlay, whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
         for name in (UPPER, WORK):
             os.mkdir(name, 0o755, dir_fd=self._scratch)
         upper = os.open(UPPER, os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
         for name in self._plan.root.mount_points:
             make_mount_point(lower, upper, name)
+        for step in self._plan.steps:
+            if isinstance(step, Bind | Mount):
+                make_way(lower, upper, step.path)
         os.close(upper)
         options: dict[str, str | None] = {
             "lowerdir": f"/proc/self/fd/{lower}",
@@ -246,7 +251,9 @@ class Builder:
         try:
             if stat.S_ISDIR(os.fstat(target).st_mode) != is_dir:
                 ours, theirs = ("directory", "file") if is_dir else ("file", "directory")
-                raise Refusal(errno.ENOTDIR, f"/{path} is a {theirs} in the jail, not a {ours}")
+                raise RefusedError(
+                    errno.ENOTDIR, f"/{path} is a {theirs} in the jail, not a {ours}"
+                )
             mount.move_mount(tree, target)
         finally:
             os.close(target)
@@ -268,7 +275,7 @@ class Builder:
             if error.errno not in (errno.EROFS, errno.ENOTDIR, errno.EACCES):
                 raise
             text = f"/{path} is not in the jail and can't be made there: {error.strerror}"
-            raise Refusal(error.errno, text) from None
+            raise RefusedError(error.errno, text) from None
         finally:
             os.close(parent)
         return openat2(self._root, path, os.O_PATH, IN_ROOT)
@@ -315,7 +322,7 @@ def open_mount_point(lower: int, name: str) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             text = f"rootfs: its /{name} must be a directory, and is none"
-            raise Refusal(error.errno, text) from None
+            raise RefusedError(error.errno, text) from None
         raise
 
 
@@ -325,6 +332,42 @@ def make_mount_point(lower: int, upper: int, name: str) -> None:
         os.close(open_mount_point(lower, name))
     except FileNotFoundError:
         make_dirs(upper, name)
+
+
+def make_way(lower: int, upper: int, path: str) -> None:
+    """The directories that lead to a mount point, if it is missing, in the upper layer too.
+
+    For the reason above: below a directory of the host's root nothing could be made later. They
+    look as they do in the lower tree. With a link on the way it is left to that tree's owner.
+    """
+    modes: list[int] = []
+    found = True
+    *parents, _ = path.split("/")
+    for depth in range(1, len(parents) + 1):
+        try:
+            fd = openat2(lower, "/".join(parents[:depth]), O_PATH_DIRECTORY, STRICTLY_IN_ROOT)
+        except FileNotFoundError:
+            modes, found = [*modes, 0o755], False
+        except OSError:
+            return
+        else:
+            modes.append(stat.S_IMODE(os.fstat(fd).st_mode) & 0o1777)
+            os.close(fd)
+    if found and exists(lower, path):
+        return
+    for depth, mode in enumerate(modes, 1):
+        name = "/".join(parents[:depth])
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=upper)
+            os.chmod(name, mode, dir_fd=upper)
+
+
+def exists(root: int, path: str) -> bool:
+    try:
+        os.close(openat2(root, path, os.O_PATH, IN_ROOT))
+    except OSError:
+        return False
+    return True
 
 
 def make_dirs(dir_fd: int, path: str) -> None:
