@@ -189,7 +189,7 @@ class Server:
 
     def _make_link(self, request: wire.MakeLink, _: list[int]) -> None:
         try:
-            os.symlink(request.target, request.path)
+            file.make_link(request.path, request.target)
         except OSError as error:
             self._fail(request.request, error)
         else:
@@ -202,8 +202,8 @@ class Server:
         except OSError as error:
             self._fail(request.request, error)
         except wire.WireError:
-            error = OSError(errno.E2BIG, f"{request.path}: the names in it are too long together")
-            self._fail(request.request, error)
+            text = f"{request.path}: the names in it are too long together"
+            self._fail(request.request, OSError(errno.E2BIG, text))
         else:
             wire.send_with_fds(self._sock, frame, ())
 

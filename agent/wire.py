@@ -26,6 +26,7 @@ MAX_FDS: Final = 8
 RECEIVE_BYTES: Final = 64 * 1024
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 PROTOCOL_VERSION: Final = 1
+REFUSED: Final = "refused"
 
 
 class WireError(Exception):
@@ -112,7 +113,10 @@ class Ready(NamedTuple):
 
 
 class SetupFailed(NamedTuple):
-    """Init gave up at ``step``; nothing untrusted has run."""
+    """Init gave up at ``step``; nothing untrusted has run.
+
+    At :data:`REFUSED` it was no step that failed: ``detail`` says what can't be as asked.
+    """
 
     step: str
     errno: int

@@ -203,8 +203,8 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
 
 def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
     """None where there was only something to explain. Raises what is wrong before the start."""
+    from jail.check import check_argv
     from jail.host import read_facts
-    from jail.spec import check_argv
     from jail.supervisor import plan_jail
 
     spec = make_spec_of(args)

@@ -12,13 +12,14 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import Background, open_background
+from jail.check import check_argv, check_env, check_host_path, check_path_length, check_text
 from jail.errors import JailBroken
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
 from jail.result import Result
 from jail.session import Session
-from jail.spec import ProgramSpec, check_argv, check_env
+from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, open_pipe
 from jail.teardown import Init
 from jail.units import parse_size, parse_time
@@ -30,7 +31,8 @@ wrote waits in the pipes."""
 PIPE_BYTES = 64 * 1024
 TERMINAL_SIZE = (24, 80)
 
-Input = bytes | bytearray | memoryview | str | None
+Data = bytes | bytearray | memoryview | str
+Input = Data | None
 
 
 class Jail:
@@ -237,20 +239,22 @@ class Jail:
         env = dict(self.plan.env)
         if program.env:
             env = check_env({**env, **program.env})
-        return list(program.argv), env, program.cwd or self.plan.spec.workdir, self._own_rlimits()
+        workdir = self.plan.spec.workdir
+        cwd = os.path.join(workdir, program.cwd) if program.cwd else workdir
+        return list(program.argv), env, cwd, self._own_rlimits()
 
     def _own_rlimits(self) -> list[list[int]]:
         return [list(each) for each in self.plan.program_rlimits]
 
     # -- files --------------------------------------------------------------------------------
 
-    async def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
+    async def put(self, path: str, data: Data, mode: int = 0o644) -> None:
         """Write a file, as the program's user. Relative paths start at the working directory.
 
         Symbolic links on the way lead to places inside the jail; at the end they are refused.
         Set-id bits of ``mode`` are dropped. Raises TransferError.
         """
-        content = data.encode() if isinstance(data, str) else data
+        content = data.encode() if isinstance(data, str) else bytes(data)
         await transfer.put(self._session, self._inside(path), content, mode)
 
     async def get(self, path: str, max_bytes: int | str = 64 * 2**20) -> bytes:
@@ -260,7 +264,8 @@ class Jail:
 
     async def put_tree(self, source: str | os.PathLike[str], path: str) -> None:
         """Copy a host directory in: directories, regular files and symbolic links as they are."""
-        await transfer.put_tree(self._session, os.fspath(source), self._inside(path))
+        host_path = check_host_path(source, "source")
+        await transfer.put_tree(self._session, host_path, self._inside(path))
 
     async def get_tree(
         self, path: str, target: str | os.PathLike[str], max_bytes: int | str = 2**30
@@ -271,7 +276,8 @@ class Jail:
         (links, FIFOs, sockets, devices) are returned and stay. At most ``max_bytes`` together.
         """
         limit = parse_size(max_bytes, "max_bytes")
-        return await transfer.get_tree(self._session, self._inside(path), os.fspath(target), limit)
+        host_path = check_host_path(target, "target")
+        return await transfer.get_tree(self._session, self._inside(path), host_path, limit)
 
     def _inside(self, path: str) -> str:
         return transfer.make_inside_path(self.plan.spec.workdir, path)
@@ -302,7 +308,7 @@ def make_program(
     return ProgramSpec(
         argv=check_argv(argv),
         env=check_env(env or {}),
-        cwd=cwd,
+        cwd=cwd if cwd is None else check_path_length(check_text(cwd, "cwd"), "cwd"),
         wall_time_s=None if timeout is None else parse_time(timeout, "timeout"),
         cpu_time_s=None if cpu_time is None else parse_time(cpu_time, "cpu_time"),
         output_bytes=None if output_limit is None else parse_size(output_limit, "output_limit"),

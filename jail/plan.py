@@ -14,6 +14,7 @@ from typing import Final
 
 from jail import idmap, user
 from jail.agent import wire
+from jail.check import MAX_NUMBER, MiB
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
@@ -31,8 +32,8 @@ from jail.launchplan import (
     Step,
     WriteFiles,
 )
-from jail.source import HostTree, SourceFacts
-from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits, MiB
+from jail.source import MERGED_USR, HostTree, SourceFacts
+from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits
 
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
@@ -241,13 +242,14 @@ def make_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
     }
     if limits.pids is not None:
         # The agent counts too: it has the program's id.
-        chosen[resource.RLIMIT_NPROC] = (limits.pids + 1, limits.pids + 1)
+        tasks = min(limits.pids + 1, MAX_NUMBER)
+        chosen[resource.RLIMIT_NPROC] = (tasks, tasks)
         chosen[resource.RLIMIT_NOFILE] = OPEN_FILES
         chosen[resource.RLIMIT_SIGPENDING] = (1024, 1024)
     if limits.disk_bytes is not None:
         chosen[resource.RLIMIT_FSIZE] = (limits.disk_bytes, limits.disk_bytes)
     if limits.memory_bytes is not None:
-        ceiling = limits.memory_bytes + CEILING_ABOVE_MEMORY
+        ceiling = min(limits.memory_bytes + CEILING_ABOVE_MEMORY, MAX_NUMBER)
         chosen[resource.RLIMIT_DATA] = (ceiling, ceiling)
     for name, _, hard in limits.ulimits:
         # Those are the program's alone, set when it starts; here only room is made for them.
@@ -326,10 +328,14 @@ def _make_steps(
     steps.append(BindScratch("shm", "dev/shm", 0o1777))
     steps.append(_make_proc(facts))
     steps += _make_scratch(spec)
+    given: list[Bind | Mount] = []
     for volume, seen in zip(spec.volumes, inputs.volumes, strict=True):
         attr = NOSUID_NODEV | (READ_ONLY if volume.read_only else 0)
-        steps.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
-    steps += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+        given.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
+    given += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+    # What lies in another one after it, or it would be covered.
+    given.sort(key=lambda step: step.path.count("/"))
+    steps += given
     if inputs.host_tree is not None or spec.read_only:
         steps.append(Seal(""))
     return tuple(steps)
@@ -371,16 +377,16 @@ def _make_scratch(spec: JailSpec) -> list[Step]:
 
 def _default_workdir(spec: JailSpec) -> tuple[str, ...]:
     """The working directory made for the program, unless it lies in something that was given."""
-    given = ("/tmp", "/proc", "/dev", "/usr", "/etc", *spec.targets)
+    given = ("/proc", "/dev", "/usr", "/etc", *(f"/{name}" for name in MERGED_USR), *spec.targets)
     workdir = spec.workdir
-    if workdir == "/" or any(workdir == g or workdir.startswith(g + "/") for g in given):
+    if workdir in ("/", "/tmp") or any(workdir == g or workdir.startswith(g + "/") for g in given):
         return ()
     if spec.rootfs != "host" and workdir != "/work":
         return ()
     return (workdir[1:],)
 
 
-def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Step:
+def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Mount:
     size = size_bytes or spec.limits.disk_bytes or UNLIMITED_DISK
     inodes = min(max(size // BYTES_PER_INODE, 16), 2**24)
     options: dict[str, str | None] = {

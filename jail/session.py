@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import trio
 
 from jail.agent import wire
-from jail.errors import HostError, JailBroken, ProtocolError, TransferError
+from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 SEND_GRACE_S = 2.0
 
@@ -115,7 +115,7 @@ class Session:
         await self._send_packed(frame)
 
     async def wait_ready(self) -> tuple[int, int, int]:
-        """The fds that Ready brings; HostError when init gave up."""
+        """The fds that Ready brings; HostError or SpecError when init gave up."""
         message, fds = await self._ready.get()
         if isinstance(message, wire.SetupFailed):
             raise make_setup_error(message)
@@ -288,8 +288,10 @@ class Session:
         self._break(self.broken or JailBroken("the jail is closed"))
 
 
-def make_setup_error(message: wire.SetupFailed) -> HostError:
+def make_setup_error(message: wire.SetupFailed) -> HostError | SpecError:
     """Init's report in our words."""
     step, detail = message.step[:200], message.detail[:1000]
     said = detail or os.strerror(message.errno)
+    if step == wire.REFUSED:
+        return SpecError(said)
     return HostError(f"{step}: {said}", step=step, errno=message.errno or None)

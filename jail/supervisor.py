@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from jail.background import Background, open_background
-from jail.errors import HostError
+from jail.check import show
+from jail.errors import HostError, SpecError
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -31,6 +33,9 @@ from jail.source import (
 from jail.spec import JailSpec, make_spec
 from jail.teardown import Init, Teardown
 from jail.user import HOST_GROUP, HOST_PASSWD
+
+VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+"""what becomes of a volume or a root filesystem while a jail is being opened"""
 
 
 class Supervisor:
@@ -59,18 +64,24 @@ class Supervisor:
         Raises SpecError, HostError (with its remedy) or HelperError. When the block ends, by
         whatever way, every process in the jail is dead.
         """
-        plan = self._plan(spec or make_spec(**options))
+        plan = self._plan(choose_spec(spec, options))
         launcher = await self._get_launcher(plan.ids)
         async with AsyncExitStack() as stack:
+            yield await self._enter(stack, plan, launcher)
+
+    async def _enter(self, stack: AsyncExitStack, plan: Plan, launcher: Launcher) -> Jail:
+        """A spare's copy of the host's mounts may be older than a volume: then once more."""
+        for fresh in (False, True):
             try:
-                jail = await stack.enter_async_context(self._launch(plan, launcher))
+                launch = self._launch(plan, launcher, fresh)
+                return await stack.enter_async_context(launch)
             except HostError as error:
                 if error.step != "sources":
                     raise
-                # A spare's copy of the host's mounts may be older than a volume.
-                launch = self._launch(plan, launcher, fresh=True)
-                jail = await stack.enter_async_context(launch)
-            yield jail
+                missed = error
+        if missed.errno in VANISHED:
+            raise SpecError(str(missed)) from None
+        raise missed
 
     @asynccontextmanager
     async def _launch(
@@ -149,6 +160,17 @@ class Supervisor:
             self._slots = SlotPool(folder, count)
             self._stack.callback(self._slots.close)
         return self._slots
+
+
+def choose_spec(spec: JailSpec | None, options: Mapping[str, Any]) -> JailSpec:
+    """One or the other: of a spec *and* options, one would be silently left out."""
+    if spec is None:
+        return make_spec(**options)
+    if not isinstance(spec, JailSpec):
+        raise SpecError(f"{show(spec)} is no JailSpec; make one with make_spec, or give options")
+    if options:
+        raise SpecError(f"{', '.join(options)}: give a spec or options, not both")
+    return spec
 
 
 @asynccontextmanager

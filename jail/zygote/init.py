@@ -22,7 +22,7 @@ from jail.kernel import mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import LaunchPlan
 from jail.zygote import link
-from jail.zygote.fsops import Builder
+from jail.zygote.fsops import Builder, RefusedError
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
@@ -148,6 +148,8 @@ class rung:  # noqa: N801 - reads as a word of the ladder
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, RefusedError):
+            raise StepError(wire.REFUSED, error.errno or 0, error.strerror or "") from None
         if isinstance(error, OSError):
             raise StepError(self._step, error.errno or 0, error.strerror or str(error)) from None
 
