@@ -17,18 +17,30 @@ from jail.host import read_facts
 from jail.idmap import count_slices
 
 NOT_EXERCISED: Final = "NOT-EXERCISED: "
+_said: list[str] = []
 
 
 def require(*parts: str) -> None:
     """Skip unless they are all here; a part is a program or one of :data:`PARTS`."""
     for part in parts:
         if not PARTS.get(part, lambda part=part: shutil.which(part) is not None)():
-            pytest.skip(f"this host lacks a part: {part}")
+            _skip(f"this host lacks a part: {part}")
 
 
 def not_exercised(reason: str) -> NoReturn:
     """The attack fails without a jail, too: whatever it does inside shows nothing."""
-    pytest.skip(NOT_EXERCISED + reason)
+    _skip(NOT_EXERCISED + reason)
+
+
+def _skip(reason: str) -> NoReturn:
+    _said.append(reason)
+    pytest.skip(reason)
+
+
+def find_reason(told: str) -> str:
+    """The reason of a skip; pytest-trio drops that of a test that is a coroutine."""
+    reason = told.removeprefix("Skipped").removeprefix(": ")
+    return reason or (_said[-1] if _said else told)
 
 
 def is_allowed_in_ci(reason: str) -> bool:
