@@ -171,6 +171,25 @@ async def test_an_end_told_twice_breaks_the_jail_but_not_the_result(proc: Path) 
     assert results[0].verdict is Verdict.OK
 
 
+async def test_a_start_and_an_end_in_one_breath_are_a_start_and_an_end(proc: Path) -> None:
+    """AG-07: an honest agent's, of a program that dies at once."""
+    require_kernel_s_word()
+    with trio.fail_after(PATIENCE_S):
+        async with open_hostile_jail(proc) as hostile, trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                request, program, pidfd = await hostile.agent.spawn("sh", "-c", "kill -KILL $$")
+                await wait_dead(program)
+                both = wire.Started(request.run, 2), wire.Exited(request.run, 9, 0, 0, 0)
+                await hostile.agent.say_raw(b"".join(map(wire.pack_frame, both)), pidfd)
+                os.close(pidfd)
+
+            nursery.start_soon(answer)
+            async with hostile.jail.start(["program"]) as process:
+                result = await process.wait()
+    assert (result.verdict, result.signal) == (Verdict.SG, signal.SIGKILL)
+
+
 async def test_a_terminal_that_was_not_asked_for_is_refused(proc: Path) -> None:
     """AG-07: and none where one was."""
 
@@ -618,6 +637,18 @@ async def test_a_tree_without_end_ends(proc: Path, tmp_path: Path) -> None:
 
     error = await transfer_against(proc, tmp_path, "get_tree", answer, TransferError)
     assert "deep" in str(error)
+
+
+async def test_a_listing_too_long_for_a_frame_is_an_error_of_the_transfer(
+    open_jail: OpenJail, tmp_path: Path
+) -> None:
+    """AG-02: an honest agent's, of a directory that a program made for it."""
+    source = "import os\nfor n in range(1200): os.symlink('x' * 4000, f'{n}')"
+    async with open_jail() as j:
+        assert (await j.run(["python3", "-c", source])).ok
+        with pytest.raises(TransferError, match="too long"):
+            await j.get_tree("/work", tmp_path / "target")
+        assert (await j.run(["true"])).ok
 
 
 # -- AG-09: descriptors ---------------------------------------------------------------------------
