@@ -131,8 +131,8 @@ class Jail:
         program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
         program = replace(program, terminal=terminal)
         async with self._open_process(program, stdin=None, size=size) as process:
-            await process.wait_started()
             process.start_watch()
+            await process.wait_started()
             yield process
 
     @asynccontextmanager
@@ -210,6 +210,7 @@ class Jail:
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
         await self._session.send(wire.ExecTerminal(number, *self._make_exec(program), *size))
+        process.start_watch()
         await process.wait_started()
         master = process.take_terminal()
         process.stdin = trio.lowlevel.FdStream(os.dup(master))

@@ -17,7 +17,7 @@ from jail import detached, watch
 from jail.agent import wire
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
-from jail.result import Result, Verdict
+from jail.result import Result
 from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
@@ -90,6 +90,7 @@ class Process:
         self._watched = False
         self._wake = trio.Event()
         self._started = trio.Event()
+        self._has_run = False
         self._done = trio.Event()
         self._refusal: ProgramError | None = None
         self._result: Result | None = None
@@ -125,7 +126,7 @@ class Process:
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        if self._result is not None and self._result.verdict is Verdict.IE:
+        if not self._has_run and self._result is not None:
             raise JailBroken(self._result.message)
 
     def send_signal(self, number: int) -> None:
@@ -190,6 +191,7 @@ class Process:
         self.pidfd, self._pid_inside = fds[0], message.pid
         if len(fds) > 1:
             self._terminal_fd = fds[1]
+        self._has_run = True
         self._started.set()
         info = pidfd_info(self.pidfd)
         alive = info is not None and info.wait_status is None
@@ -265,6 +267,10 @@ class Process:
         return max(pause, SHORTEST_PAUSE_S)
 
     async def _look(self) -> None:
+        if not self._has_run:  # nothing to look at; but an agent that never starts it is late, too
+            if self._is_late():
+                self.breach("wall_time")
+            return
         stats = watch.read_stats(self._view.proc_fd)
         if len(self._view.running) > 1:
             family = watch.find_descendants(stats, self._pid_inside)

@@ -91,8 +91,11 @@ class HostileAgent:
         os.close(pidfd)
         return request, program
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         self._trio.close()
+
+    def close(self) -> None:
+        self.hang_up()
         self._buffer.close()
         for program in self._programs:
             program.kill()

@@ -190,6 +190,26 @@ async def test_a_start_and_an_end_in_one_breath_are_a_start_and_an_end(proc: Pat
     assert (result.verdict, result.signal) == (Verdict.SG, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_a_start_that_is_never_told_is_none(proc: Path, terminal: bool) -> None:
+    """AG-07: the jail is ended in time, and there is no process to speak of."""
+    limits = Limits(wall_time_s=0.1, memory_bytes=None)
+    with trio.fail_after(PATIENCE_S):
+        async with open_hostile_jail(proc, limits) as hostile, trio.open_nursery() as nursery:
+
+            async def fall_silent() -> None:
+                _, fds = await hostile.agent.take()
+                for fd in fds:
+                    os.close(fd)
+                await hostile.wait_killed()
+                hostile.agent.hang_up()
+
+            nursery.start_soon(fall_silent)
+            with pytest.raises(jail.JailBroken):
+                async with hostile.jail.start(["program"], terminal=terminal) as process:
+                    raise AssertionError(process)
+
+
 async def test_a_terminal_that_was_not_asked_for_is_refused(proc: Path) -> None:
     """AG-07: and none where one was."""
 
