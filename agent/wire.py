@@ -2,7 +2,8 @@
 
 A frame is four bytes of length, big-endian, and a msgpack array: the message's name, then its
 fields in order. File descriptors ride on a frame's first byte (SCM_RIGHTS, unix(7)); each
-message says by ``FDS`` how many it brings. Requests are imperative, facts are past.
+kind of message brings a fixed number of them (:data:`FDS`). Requests are
+imperative, facts past.
 
 Both sides check everything: the other one may be hostile.
 """
@@ -25,6 +26,7 @@ MAX_FDS: Final = 8
 RECEIVE_BYTES: Final = 64 * 1024
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 PROTOCOL_VERSION: Final = 1
+REFUSED: Final = "refused"
 
 
 class WireError(Exception):
@@ -36,7 +38,6 @@ class Setup(NamedTuple):
 
     version: int
     plan: dict[str, Any]
-    FDS = 0
 
 
 class Exec(NamedTuple):
@@ -50,7 +51,6 @@ class Exec(NamedTuple):
     env: dict[str, str]
     cwd: str
     rlimits: list[list[int]]
-    FDS = 3
 
 
 class ExecTerminal(NamedTuple):
@@ -63,14 +63,12 @@ class ExecTerminal(NamedTuple):
     rlimits: list[list[int]]
     rows: int
     columns: int
-    FDS = 0
 
 
 class KillTree(NamedTuple):
     """Kill a run's first process and its descendants, while other runs go on."""
 
     run: int
-    FDS = 0
 
 
 class OpenFile(NamedTuple):
@@ -80,7 +78,6 @@ class OpenFile(NamedTuple):
     path: str
     write: bool
     mode: int
-    FDS = 0
 
 
 class MakeDir(NamedTuple):
@@ -89,7 +86,6 @@ class MakeDir(NamedTuple):
     request: int
     path: str
     mode: int
-    FDS = 0
 
 
 class MakeLink(NamedTuple):
@@ -98,7 +94,6 @@ class MakeLink(NamedTuple):
     request: int
     path: str
     target: str
-    FDS = 0
 
 
 class ListDir(NamedTuple):
@@ -106,7 +101,6 @@ class ListDir(NamedTuple):
 
     request: int
     path: str
-    FDS = 0
 
 
 class Ready(NamedTuple):
@@ -116,16 +110,17 @@ class Ready(NamedTuple):
     """
 
     version: int
-    FDS = 3
 
 
 class SetupFailed(NamedTuple):
-    """Init gave up at ``step``; nothing untrusted has run."""
+    """Init gave up at ``step``; nothing untrusted has run.
+
+    At :data:`REFUSED` it was no step that failed: ``detail`` says what can't be as asked.
+    """
 
     step: str
     errno: int
     detail: str
-    FDS = 0
 
 
 class Started(NamedTuple):
@@ -133,7 +128,6 @@ class Started(NamedTuple):
 
     run: int
     pid: int
-    FDS = 1
 
 
 class StartedTerminal(NamedTuple):
@@ -141,7 +135,6 @@ class StartedTerminal(NamedTuple):
 
     run: int
     pid: int
-    FDS = 2
 
 
 class NotStarted(NamedTuple):
@@ -150,7 +143,6 @@ class NotStarted(NamedTuple):
     run: int
     errno: int
     detail: str
-    FDS = 0
 
 
 class Exited(NamedTuple):
@@ -165,14 +157,12 @@ class Exited(NamedTuple):
     cpu_us: int
     maxrss_kib: int
     switches: int
-    FDS = 0
 
 
 class Opened(NamedTuple):
     """The answer to OpenFile; fd: the file."""
 
     request: int
-    FDS = 1
 
 
 class Listed(NamedTuple):
@@ -180,14 +170,12 @@ class Listed(NamedTuple):
 
     request: int
     entries: list[list[Any]]
-    FDS = 0
 
 
 class Done(NamedTuple):
     """The request was carried out."""
 
     request: int
-    FDS = 0
 
 
 class Failed(NamedTuple):
@@ -196,7 +184,6 @@ class Failed(NamedTuple):
     request: int
     errno: int
     detail: str
-    FDS = 0
 
 
 REQUESTS: Final[dict[str, Any]] = {
@@ -218,6 +205,10 @@ FACTS: Final[dict[str, Any]] = {
         Failed,
     )
 }
+
+
+FDS: Final[dict[type[Any], int]] = {Exec: 3, Ready: 3, Started: 1, StartedTerminal: 2, Opened: 1}
+"""How many descriptors a message brings, where it brings any."""
 
 
 def _is_int(value: object) -> bool:
@@ -259,7 +250,9 @@ CHECKS: Final[dict[str, Any]] = {
 
 def pack_frame(message: Any) -> bytes:
     """The whole frame; WireError when it is too large to be taken."""
-    body = msgpack.packb([type(message).__name__, *message], unicode_errors="surrogateescape")
+    body: bytes = msgpack.packb(
+        [type(message).__name__, *message], unicode_errors="surrogateescape"
+    )
     if len(body) > MAX_FRAME_BYTES:
         raise WireError(f"a message of {len(body)} bytes; {MAX_FRAME_BYTES} is the most")
     return HEADER.pack(len(body)) + body
@@ -341,12 +334,13 @@ class FrameBuffer:
         body = bytes(self._bytes[HEADER.size : end])
         del self._bytes[:end]
         message = unpack_body(body, self._known)
-        if len(self._fds) < message.FDS:
+        count = FDS.get(type(message), 0)
+        if len(self._fds) < count:
             raise WireError(f"{type(message).__name__}: file descriptors missing")
         # A later frame's come with its first byte, so with none left all of these are this one's.
-        if len(self._fds) > message.FDS and not self._bytes:
+        if len(self._fds) > count and not self._bytes:
             raise WireError(f"{type(message).__name__}: more file descriptors than it brings")
-        return message, [self._fds.popleft() for _ in range(message.FDS)]
+        return message, [self._fds.popleft() for _ in range(count)]
 
     def close(self) -> None:
         """Close what nobody took."""

@@ -32,7 +32,7 @@ class Extent(NamedTuple):
 
     inside: int
     outside: int
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own count() is of no use here
 
 
 Map = tuple[Extent, ...]
@@ -50,16 +50,22 @@ class IdMap(NamedTuple):
 
 
 def make_outer_map(own_id: int, ranges: Iterable[Range]) -> Map:
-    """The outer namespace's map: the user as 0, the subordinate ranges behind it."""
+    """The outer namespace's map: the user as 0, the subordinate ranges behind it.
+
+    The kernel takes no line of a jail's map that lies across two lines of this one, so each
+    range is cut to whole slices.
+    """
     extents = [Extent(OUTER_USER_ID, own_id, 1)]
     for each in ranges:
-        extents.append(Extent(extents[-1].inside + extents[-1].count, each.start, each.count))
+        count = each.count // SLICE_IDS * SLICE_IDS
+        if count > 0:
+            extents.append(Extent(extents[-1].inside + extents[-1].count, each.start, count))
     return tuple(extents)
 
 
 def count_slices(uids: Iterable[Range], gids: Iterable[Range]) -> int:
     """How many jails can have ids of their own at one time."""
-    return min(sum(r.count for r in uids), sum(r.count for r in gids)) // SLICE_IDS
+    return min(sum(r.count // SLICE_IDS for r in ranges) for ranges in (uids, gids))
 
 
 def make_single(uid: int, gid: int, program: tuple[int, int]) -> IdMap:

@@ -6,22 +6,24 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 import trio
 
 from jail import transfer
 from jail.agent import wire
-from jail.background import open_background
+from jail.background import Background, open_background
+from jail.check import check_argv, check_env, check_host_path, check_path_length, check_text
 from jail.errors import JailBroken
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
 from jail.result import Result
 from jail.session import Session
-from jail.spec import ProgramSpec, check_argv, check_env
+from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, open_pipe
+from jail.teardown import Init
 from jail.units import parse_size, parse_time
+from jail.watch import open_init
 
 SHORT_RUN_S = 0.002
 """A program that ends within this needs no tasks beside it: nothing to look at, and what it
@@ -29,7 +31,8 @@ wrote waits in the pipes."""
 PIPE_BYTES = 64 * 1024
 TERMINAL_SIZE = (24, 80)
 
-Input = bytes | bytearray | memoryview | str | None
+Data = bytes | bytearray | memoryview | str
+Input = Data | None
 
 
 class Jail:
@@ -43,19 +46,20 @@ class Jail:
         self,
         plan: Plan,
         session: Session,
-        init: tuple[int, int],
+        init: Init,
         fds: tuple[int, int, int],
-        nursery: trio.Nursery,
+        background: Background,
     ) -> None:
         self.plan = plan
-        self.init_pid, self._init_pidfd = init
+        self.init_pid, self._init_pidfd = init.pid, init.pidfd
         self._closed = False
         self._session = session
-        self._nursery = nursery
+        self._background = background
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
             proc_fd=fds[0],
+            init_stat_fd=open_init(fds[0]),
             scratch_fd=fds[1],
             shm_fd=fds[2],
             enforced_by=plan.enforced_by,
@@ -67,6 +71,11 @@ class Jail:
     def enforced_by(self) -> Mapping[str, str]:
         """Per limit, the mechanism that holds it here."""
         return self.plan.enforced_by
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs in it: the agent has ended whatever the last program left."""
+        return not self._view.running and self._session.broken is None
 
     def kill(self) -> None:
         """Kill PID 1 and with it, by the kernel, every process of the jail. At once."""
@@ -95,15 +104,16 @@ class Jail:
         program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
         data = input.encode() if isinstance(input, str) else bytes(input or b"")
         async with self._open_process(program, stdin=data) as process:
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             out, err = Collector(process.stdout), Collector(process.stderr)
             with trio.move_on_after(SHORT_RUN_S):
                 await process.wait()
             if process.returncode is None:
                 process.start_watch()
-                async with open_background() as nursery:
-                    nursery.start_soon(out.run)
-                    nursery.start_soon(err.run)
+                async with open_background() as background:
+                    background.start_soon(out.run)
+                    background.start_soon(err.run)
                     await process.wait()
             # All it left is dead by now, unless another run of this jail holds the pipes.
             out.drain()
@@ -145,7 +155,7 @@ class Jail:
     ) -> AsyncGenerator[Process, None]:
         """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
         limits = merge_limits(self.plan.spec.limits, program)
-        process = Process(self._view, limits, self._nursery, program.terminal)
+        process = Process(self._view, limits, self._background, program.terminal)
         with self._session.open_run(process) as number, ExitStack() as streams:
             process.begin(number)
             try:
@@ -178,7 +188,8 @@ class Jail:
                 streams.callback(stream.close)
                 setattr(process, name, stream)
                 ends.append(writer)
-            await self._session.send(wire.Exec(number, *self._make_exec(program)), ends)
+            request = wire.Exec(number, *self._make_exec(program))
+            await self._session.send(request, ends, process)
 
     def _open_stdin(
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
@@ -197,7 +208,7 @@ class Jail:
             os.write(writer, data)
             os.close(writer)
         else:
-            self._nursery.start_soon(feed, writer, data)
+            self._background.start_soon(feed, writer, data)
         return reader
 
     async def _exec_on_terminal(
@@ -209,32 +220,42 @@ class Jail:
         streams: ExitStack,
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
-        await self._session.send(wire.ExecTerminal(number, *self._make_exec(program), *size))
+        rows, columns = size
+        request = wire.ExecTerminal(number, *self._make_exec(program), rows, columns)
+        await self._session.send(request, sender=process)
         process.start_watch()
         await process.wait_started()
-        master = process.take_terminal()
-        process.stdin = trio.lowlevel.FdStream(os.dup(master))
+        master = process.open_terminal()
+        # Both streams share one open file: trio would make it blocking again with the first's end.
+        os.set_blocking(master, False)
+        process.stdin = trio.lowlevel.FdStream(master)
         streams.callback(process.stdin.close)
-        process.stdout = OutputStream(master, limit, lambda: process.breach("output"))
+        reader = process.open_terminal()
+        process.stdout = OutputStream(reader, limit, lambda: process.breach("output"))
         streams.callback(process.stdout.close)
 
-    def _make_exec(self, program: ProgramSpec) -> tuple[Any, ...]:
-        env = {**self.plan.env, **program.env}
-        check_env(env)
-        return list(program.argv), env, program.cwd or self.plan.spec.workdir, self._own_rlimits()
+    def _make_exec(
+        self, program: ProgramSpec
+    ) -> tuple[list[str], dict[str, str], str, list[list[int]]]:
+        env = dict(self.plan.env)
+        if program.env:
+            env = check_env({**env, **program.env})
+        workdir = self.plan.spec.workdir
+        cwd = os.path.join(workdir, program.cwd) if program.cwd else workdir
+        return list(program.argv), env, cwd, self._own_rlimits()
 
     def _own_rlimits(self) -> list[list[int]]:
         return [list(each) for each in self.plan.program_rlimits]
 
     # -- files --------------------------------------------------------------------------------
 
-    async def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
+    async def put(self, path: str, data: Data, mode: int = 0o644) -> None:
         """Write a file, as the program's user. Relative paths start at the working directory.
 
         Symbolic links on the way lead to places inside the jail; at the end they are refused.
         Set-id bits of ``mode`` are dropped. Raises TransferError.
         """
-        content = data.encode() if isinstance(data, str) else data
+        content = data.encode() if isinstance(data, str) else bytes(data)
         await transfer.put(self._session, self._inside(path), content, mode)
 
     async def get(self, path: str, max_bytes: int | str = 64 * 2**20) -> bytes:
@@ -244,7 +265,8 @@ class Jail:
 
     async def put_tree(self, source: str | os.PathLike[str], path: str) -> None:
         """Copy a host directory in: directories, regular files and symbolic links as they are."""
-        await transfer.put_tree(self._session, os.fspath(source), self._inside(path))
+        host_path = check_host_path(source, "source")
+        await transfer.put_tree(self._session, host_path, self._inside(path))
 
     async def get_tree(
         self, path: str, target: str | os.PathLike[str], max_bytes: int | str = 2**30
@@ -255,7 +277,8 @@ class Jail:
         (links, FIFOs, sockets, devices) are returned and stay. At most ``max_bytes`` together.
         """
         limit = parse_size(max_bytes, "max_bytes")
-        return await transfer.get_tree(self._session, self._inside(path), os.fspath(target), limit)
+        host_path = check_host_path(target, "target")
+        return await transfer.get_tree(self._session, self._inside(path), host_path, limit)
 
     def _inside(self, path: str) -> str:
         return transfer.make_inside_path(self.plan.spec.workdir, path)
@@ -264,7 +287,7 @@ class Jail:
         """What this object owns beside the process and the session."""
         self._closed = True
         view = self._view
-        for fd in (view.proc_fd, view.scratch_fd, view.shm_fd):
+        for fd in (view.proc_fd, view.init_stat_fd, view.scratch_fd, view.shm_fd):
             with suppress(OSError):
                 os.close(fd)
 
@@ -286,7 +309,7 @@ def make_program(
     return ProgramSpec(
         argv=check_argv(argv),
         env=check_env(env or {}),
-        cwd=cwd,
+        cwd=cwd if cwd is None else check_path_length(check_text(cwd, "cwd"), "cwd"),
         wall_time_s=None if timeout is None else parse_time(timeout, "timeout"),
         cpu_time_s=None if cpu_time is None else parse_time(cpu_time, "cpu_time"),
         output_bytes=None if output_limit is None else parse_size(output_limit, "output_limit"),
@@ -294,14 +317,13 @@ def make_program(
 
 
 def add_output(result: Result, process: Process, stdout: bytes, stderr: bytes) -> Result:
-    """The result with what was collected."""
-    assert process.stdout is not None and process.stderr is not None
+    """The result with what was collected; on a terminal there is no stderr."""
     streams = {"stdout": process.stdout, "stderr": process.stderr}
     return replace(
         result,
         stdout=stdout,
         stderr=stderr,
-        truncated=tuple(name for name, stream in streams.items() if stream.truncated),
-        stdout_bytes=process.stdout.total_bytes,
-        stderr_bytes=process.stderr.total_bytes,
+        truncated=tuple(name for name, each in streams.items() if each and each.truncated),
+        stdout_bytes=process.stdout.total_bytes if process.stdout else 0,
+        stderr_bytes=process.stderr.total_bytes if process.stderr else 0,
     )

@@ -14,6 +14,7 @@ from typing import Final
 
 from jail import idmap, user
 from jail.agent import wire
+from jail.check import MAX_NUMBER, MiB
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
@@ -31,8 +32,8 @@ from jail.launchplan import (
     Step,
     WriteFiles,
 )
-from jail.source import HostTree, SourceFacts
-from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits, MiB
+from jail.source import MERGED_USR, HostTree, SourceFacts
+from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits
 
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
@@ -52,6 +53,7 @@ HIDDEN: Final = (
     "key-users",
     "keys",
     "latency_stats",
+    "pressure",
     "sched_debug",
     "scsi",
     "timer_list",
@@ -97,7 +99,10 @@ class Plan:
     env: Mapping[str, str]
     program_rlimits: tuple[tuple[int, int, int], ...]
     enforced_by: Mapping[str, str]
+    warnings: tuple[str, ...]
+    """what is weaker here than it could be, and nobody asked for it"""
     notes: tuple[str, ...]
+    """what is weaker because it was asked for"""
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -145,16 +150,15 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         env=make_env(spec, who),
         program_rlimits=make_program_rlimits(spec.limits),
         enforced_by=enforced_by,
-        notes=make_notes(spec, facts, ids),
+        warnings=make_warnings(spec, facts, ids),
+        notes=make_notes(spec),
     )
 
 
 def decide_ids(spec: JailSpec, facts: HostFacts) -> str:
     """``subuid`` where ranges and helpers are there and ``single`` wasn't asked for."""
-    if spec.userns == "auto" and facts.can_map_subids:
-        if idmap.count_slices(facts.subuids, facts.subgids) > 0:
-            return "subuid"
-    return "single"
+    slices = idmap.count_slices(facts.subuids, facts.subgids) if facts.can_map_subids else 0
+    return "subuid" if spec.userns == "auto" and slices > 0 else "single"
 
 
 def decide_user_as(
@@ -238,13 +242,14 @@ def make_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
     }
     if limits.pids is not None:
         # The agent counts too: it has the program's id.
-        chosen[resource.RLIMIT_NPROC] = (limits.pids + 1, limits.pids + 1)
+        tasks = min(limits.pids + 1, MAX_NUMBER)
+        chosen[resource.RLIMIT_NPROC] = (tasks, tasks)
         chosen[resource.RLIMIT_NOFILE] = OPEN_FILES
         chosen[resource.RLIMIT_SIGPENDING] = (1024, 1024)
     if limits.disk_bytes is not None:
         chosen[resource.RLIMIT_FSIZE] = (limits.disk_bytes, limits.disk_bytes)
     if limits.memory_bytes is not None:
-        ceiling = limits.memory_bytes + CEILING_ABOVE_MEMORY
+        ceiling = min(limits.memory_bytes + CEILING_ABOVE_MEMORY, MAX_NUMBER)
         chosen[resource.RLIMIT_DATA] = (ceiling, ceiling)
     for name, _, hard in limits.ulimits:
         # Those are the program's alone, set when it starts; here only room is made for them.
@@ -266,16 +271,24 @@ def make_env(spec: JailSpec, who: user.User) -> dict[str, str]:
     return {**base, "HOSTNAME": spec.hostname, **spec.env}
 
 
-def make_notes(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
-    """What is weaker than it could be, in a sentence each."""
-    notes = []
+def make_warnings(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
+    """A sentence for each thing that this host can't do as well as others."""
+    warnings = []
     if ids == "single" and spec.userns == "auto":
-        notes.append("one id only: no subordinate ids or no newuidmap; jails share the user's id")
+        warnings.append(
+            "one id only: no subordinate ids or no newuidmap; jails share the user's id"
+        )
     if ids == "single" and len(set(facts.groups) - {facts.gid}) > 0:
-        notes.append(
+        warnings.append(
             "supplementary groups stay on the program's processes: without newgidmap the kernel "
             "lets nobody drop them, so what the groups may read of a volume is readable"
         )
+    return tuple(warnings)
+
+
+def make_notes(spec: JailSpec) -> tuple[str, ...]:
+    """A sentence for each wall that was asked away."""
+    notes = []
     if spec.network == "host":
         notes.append("network host: the host's loopback and LAN are open to the program")
     if spec.seccomp == "unconfined":
@@ -289,7 +302,7 @@ def _make_root(spec: JailSpec, inputs: Inputs, sources: list[Source]) -> Root:
     lower = None
     if inputs.rootfs is not None:
         lower = _add_source(sources, inputs.rootfs)
-    given = {each.target[1:] for each in (*spec.volumes, *spec.tmpfs)}
+    given = {target[1:] for target in spec.targets}
     return Root(
         lower=lower,
         # Nothing is written to a read-only root that has every mount point already.
@@ -315,10 +328,14 @@ def _make_steps(
     steps.append(BindScratch("shm", "dev/shm", 0o1777))
     steps.append(_make_proc(facts))
     steps += _make_scratch(spec)
+    given: list[Bind | Mount] = []
     for volume, seen in zip(spec.volumes, inputs.volumes, strict=True):
         attr = NOSUID_NODEV | (READ_ONLY if volume.read_only else 0)
-        steps.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
-    steps += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+        given.append(Bind(_add_source(sources, seen), volume.target[1:], attr))
+    given += [_make_tmpfs(each.target, each.size_bytes, spec) for each in spec.tmpfs]
+    # What lies in another one after it, or it would be covered.
+    given.sort(key=lambda step: step.path.count("/"))
+    steps += given
     if inputs.host_tree is not None or spec.read_only:
         steps.append(Seal(""))
     return tuple(steps)
@@ -351,8 +368,7 @@ def _make_proc(facts: HostFacts) -> MountProc:
 
 def _make_scratch(spec: JailSpec) -> list[Step]:
     steps: list[Step] = []
-    covered = {each.target for each in (*spec.volumes, *spec.tmpfs)}
-    if "/tmp" not in covered:
+    if "/tmp" not in spec.targets:
         steps.append(BindScratch("tmp", "tmp", 0o1777))
     for name in _default_workdir(spec):
         steps.append(BindScratch("work", name, 0o755))
@@ -361,17 +377,16 @@ def _make_scratch(spec: JailSpec) -> list[Step]:
 
 def _default_workdir(spec: JailSpec) -> tuple[str, ...]:
     """The working directory made for the program, unless it lies in something that was given."""
-    given = ("/tmp", "/proc", "/dev", "/usr", "/etc")
-    given += tuple(each.target for each in (*spec.volumes, *spec.tmpfs))
+    given = ("/proc", "/dev", "/usr", "/etc", *(f"/{name}" for name in MERGED_USR), *spec.targets)
     workdir = spec.workdir
-    if workdir == "/" or any(workdir == g or workdir.startswith(g + "/") for g in given):
+    if workdir in ("/", "/tmp") or any(workdir == g or workdir.startswith(g + "/") for g in given):
         return ()
     if spec.rootfs != "host" and workdir != "/work":
         return ()
     return (workdir[1:],)
 
 
-def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Step:
+def _make_tmpfs(target: str, size_bytes: int | None, spec: JailSpec) -> Mount:
     size = size_bytes or spec.limits.disk_bytes or UNLIMITED_DISK
     inodes = min(max(size // BYTES_PER_INODE, 16), 2**24)
     options: dict[str, str | None] = {

@@ -1,26 +1,38 @@
-"""What is asked for: pure data, checked as far as it can be without looking at the host."""
+"""What is asked for: pure data, checked as far as it can be without looking at the host.
+
+Every way to make one of these checks it: what can't be meant is a SpecError, never a default.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import resource
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from jail.check import (
+    MAX_NUMBER,
+    MiB,
+    check_bool,
+    check_choice,
+    check_env,
+    check_host_path,
+    check_hostname,
+    check_inside_path,
+    check_list,
+    check_mount_point,
+    check_number,
+    check_text,
+    check_texts,
+    show,
+)
 from jail.errors import SpecError
 from jail.units import UNLIMITED_WORDS, parse_count, parse_size, parse_time
-
-MiB: Final = 1024 * 1024
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_WORKDIR: Final = "/work"
 DEFAULT_UID: Final = 1000
-
-MAX_ENV_BYTES: Final = 1 * MiB
-MAX_ARGV_BYTES: Final = 1 * MiB
-MAX_STRING_BYTES: Final = 128 * 1024  # MAX_ARG_STRLEN, include/uapi/linux/binfmts.h
 
 ULIMITS: Final = {
     "as": resource.RLIMIT_AS,
@@ -48,6 +60,11 @@ class Volume:
     target: str
     read_only: bool = False
 
+    def __post_init__(self) -> None:
+        check_host_path(self.source, "volume")
+        object.__setattr__(self, "target", check_mount_point(self.target, "volume"))
+        check_bool(self.read_only, "volume")
+
 
 @dataclass(frozen=True)
 class Tmpfs:
@@ -55,6 +72,10 @@ class Tmpfs:
 
     target: str
     size_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", check_mount_point(self.target, "tmpfs"))
+        check_number(self.size_bytes, f"tmpfs {show(self.target)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +90,14 @@ class Limits:
     disk_bytes: int | None = 256 * MiB
     ulimits: tuple[tuple[str, int, int], ...] = ()
     """(name, soft, hard); -1 is unlimited"""
+
+    def __post_init__(self) -> None:
+        for name in ("memory_bytes", "pids", "output_bytes", "disk_bytes"):
+            check_number(getattr(self, name), name)
+        for name in ("cpu_time_s", "wall_time_s"):
+            check_number(getattr(self, name), name, (int, float))
+        for each in self.ulimits:
+            _check_ulimit(each)
 
 
 UNLIMITED: Final = Limits(
@@ -98,6 +127,27 @@ class JailSpec:
     seccomp: str = "default"
     userns: Literal["auto", "single"] = "auto"
     require: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where volumes and tmpfs go, inside."""
+        return (*(each.target for each in self.volumes), *(each.target for each in self.tmpfs))
+
+    def __post_init__(self) -> None:
+        check_host_path(self.rootfs, "rootfs")
+        _refuse_double_targets(self)
+        check_env(self.env)
+        object.__setattr__(self, "workdir", check_inside_path(self.workdir, "workdir"))
+        if self.user is not None:
+            check_text(self.user, "user")
+        check_hostname(self.hostname)
+        if not isinstance(self.limits, Limits):
+            raise SpecError(f"limits: {show(self.limits)} is no Limits")
+        check_bool(self.read_only, "read_only")
+        check_choice(self.network, ("none", "host"), "network")
+        check_host_path(self.seccomp, "seccomp")
+        check_choice(self.userns, ("auto", "single"), "userns")
+        check_texts(self.require, "require")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,23 +186,23 @@ def make_spec(
     ``output_limit``, ``disk`` (``"256m"``, ``"1.5s"``, a number, or None for unlimited) and
     ``ulimits`` (``{"nofile": 64}`` or ``["nofile=64:128"]``). Raises :class:`SpecError`.
     """
-    spec = JailSpec(
-        rootfs=_check_rootfs(os.fspath(rootfs)),
-        volumes=tuple(parse_volume(v) if isinstance(v, str) else v for v in volumes),
-        tmpfs=tuple(parse_tmpfs(t) if isinstance(t, str) else t for t in tmpfs),
-        env=check_env(env or {}),
-        workdir=_check_inside_path(workdir, "workdir"),
-        user=None if user is None else str(user),
-        hostname=_check_hostname(hostname),
+    if limits is not None and not isinstance(limits, Limits):
+        raise SpecError(f"limits: {show(limits)} is no Limits; there are words: memory, disk, …")
+    return JailSpec(
+        rootfs=check_host_path(rootfs, "rootfs"),
+        volumes=tuple(parse_volume(each) for each in check_list(volumes, "volumes")),
+        tmpfs=tuple(parse_tmpfs(each) for each in check_list(tmpfs, "tmpfs")),
+        env=check_env({} if env is None else env),
+        workdir=workdir,
+        user=_make_user(user),
+        hostname=hostname,
         limits=make_limits(limits or Limits(), **limit_words),
         read_only=read_only,
-        network=_check_choice(network, ("none", "host"), "network"),
-        seccomp=os.fspath(seccomp),
-        userns=_check_choice(userns, ("auto", "single"), "userns"),
-        require=dict(require or {}),
+        network=check_choice(network, ("none", "host"), "network"),
+        seccomp=check_host_path(seccomp, "seccomp"),
+        userns=check_choice(userns, ("auto", "single"), "userns"),
+        require=check_texts({} if require is None else require, "require"),
     )
-    _refuse_double_targets(spec)
-    return spec
 
 
 def make_limits(base: Limits, **words: Any) -> Limits:
@@ -168,8 +218,7 @@ def make_limits(base: Limits, **words: Any) -> Limits:
     changes: dict[str, Any] = {}
     for word, value in words.items():
         if word == "ulimits":
-            items = value.items() if isinstance(value, Mapping) else [(v, None) for v in value]
-            changes["ulimits"] = tuple(parse_ulimit(k, v) for k, v in items)
+            changes["ulimits"] = _parse_ulimits(value)
             continue
         if word not in parsers:
             raise SpecError(f"{word}: no such option; there are {', '.join(sorted(parsers))}")
@@ -179,76 +228,64 @@ def make_limits(base: Limits, **words: Any) -> Limits:
     return replace(base, **changes)
 
 
-def parse_volume(text: str) -> Volume:
+def parse_volume(text: str | Volume) -> Volume:
     """``SRC:DST[:ro|rw]``, docker's ``-v``; read-write unless it says ro."""
+    if isinstance(text, Volume):
+        return text
+    check_text(text, "volume")
     source, *rest = text.split(":")
     if not source or not 1 <= len(rest) <= 2:
-        raise SpecError(f"volume {text!r}: write SRC:DST or SRC:DST:ro (paths can't hold a colon)")
+        raise SpecError(
+            f"volume {show(text)}: write SRC:DST or SRC:DST:ro (paths can't hold a colon)"
+        )
     mode = rest[1] if len(rest) == 2 else "rw"
     if mode not in ("ro", "rw"):
-        raise SpecError(f"volume {text!r}: {mode!r} is neither ro nor rw")
-    _refuse_nul(source, "volume")
-    return Volume(source, _check_inside_path(rest[0], "volume"), mode == "ro")
+        raise SpecError(f"volume {show(text)}: {show(mode)} is neither ro nor rw")
+    return Volume(source, rest[0], mode == "ro")
 
 
-def parse_tmpfs(text: str) -> Tmpfs:
+def parse_tmpfs(text: str | Tmpfs) -> Tmpfs:
     """``DST[:size]``; docker's ``DST:size=64m`` is understood too."""
-    target, _, size = text.partition(":")
-    size = size.removeprefix("size=")
-    return Tmpfs(
-        _check_inside_path(target, "tmpfs"), parse_size(size, f"tmpfs {target}") if size else None
-    )
+    if isinstance(text, Tmpfs):
+        return text
+    target, colon, size = check_text(text, "tmpfs").partition(":")
+    if not colon:
+        return Tmpfs(target)
+    return Tmpfs(target, parse_size(size.removeprefix("size="), f"tmpfs {show(target)}"))
 
 
-def parse_ulimit(text: str, value: int | str | None = None) -> tuple[str, int, int]:
+def _make_user(user: object) -> str | None:
+    if user is None or isinstance(user, str):
+        return user
+    if isinstance(user, int) and not isinstance(user, bool) and 0 <= user <= MAX_NUMBER:
+        return str(user)
+    raise SpecError(f"user: {show(user)} is neither a name nor an id")
+
+
+def _parse_ulimits(value: Any) -> tuple[tuple[str, int, int], ...]:
+    if isinstance(value, Mapping):
+        return tuple(parse_ulimit(f"{name}={bound}") for name, bound in value.items())
+    return tuple(parse_ulimit(each) for each in check_list(value, "ulimits"))
+
+
+def parse_ulimit(text: str) -> tuple[str, int, int]:
     """``nofile=64[:128]`` (soft, hard); -1 or ``unlimited`` lifts it."""
-    name, _, bounds = text.partition("=")
+    name, _, bounds = check_text(text, "ulimit").partition("=")
     if name not in ULIMITS:
-        raise SpecError(f"ulimit {name!r}: there is {', '.join(sorted(ULIMITS))}")
-    if value is not None:
-        bounds = str(value)
+        raise SpecError(f"ulimit {show(name)}: there is {', '.join(sorted(ULIMITS))}")
     soft, _, hard = bounds.partition(":")
     low, high = _parse_bound(name, soft), _parse_bound(name, hard or soft)
     if high != -1 and (low == -1 or low > high):
-        raise SpecError(f"ulimit {text!r}: the soft limit is above the hard one")
+        raise SpecError(f"ulimit {show(text)}: the soft limit is above the hard one")
     return name, low, high
 
 
 def parse_env(text: str) -> tuple[str, str]:
     """``K=V``; a bare ``K`` is refused: nothing of the host's environment comes in."""
-    key, equals, value = text.partition("=")
+    key, equals, value = check_text(text, "env").partition("=")
     if not equals:
-        raise SpecError(f"env {text!r}: write K=V; the host's own value is never taken")
+        raise SpecError(f"env {show(text)}: write K=V; the host's own value is never taken")
     return key, value
-
-
-def check_env(env: Mapping[str, str]) -> dict[str, str]:
-    """A plain copy, or SpecError: names without ``=``, no NUL, at most 1 MiB together."""
-    total = 0
-    for key, value in env.items():
-        if not key or "=" in key:
-            raise SpecError(f"env: {key!r} can't be a name")
-        _refuse_nul(key, "env")
-        _refuse_nul(value, f"env {key}")
-        total += _check_string(f"{key}={value}", f"env {key}")
-    if total > MAX_ENV_BYTES:
-        raise SpecError(f"env: {total} bytes are more than the {MAX_ENV_BYTES} a program may get")
-    return dict(env)
-
-
-def check_argv(argv: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """The arguments as text, or SpecError: at least one, no NUL, at most 1 MiB together."""
-    if isinstance(argv, str | bytes):
-        raise SpecError('the program is a list of arguments, such as ["echo", "hello"]')
-    words = tuple(os.fsdecode(word) for word in argv)
-    if not words or not words[0]:
-        raise SpecError("no program given")
-    for word in words:
-        _refuse_nul(word, "argument")
-    total = sum(_check_string(word, "argument") for word in words)
-    if total > MAX_ARGV_BYTES:
-        raise SpecError(f"arguments: {total} bytes are more than the {MAX_ARGV_BYTES} allowed")
-    return words
 
 
 def _parse_bound(name: str, text: str) -> int:
@@ -261,53 +298,17 @@ def _parse_bound(name: str, text: str) -> int:
     return parse_count(text, f"ulimit {name}")
 
 
-def _check_rootfs(text: str) -> str:
-    _refuse_nul(text, "rootfs")
-    if not text:
-        raise SpecError("rootfs: write host or a directory")
-    return text
-
-
-def _check_inside_path(path: str, what: str) -> str:
-    _refuse_nul(path, what)
-    if not path.startswith("/"):
-        raise SpecError(f"{what}: {path!r} inside the jail must begin with /")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise SpecError(f"{what}: {path!r} must not contain ..")
-    if not parts and what != "workdir":
-        raise SpecError(f"{what}: / itself can't be covered; use rootfs")
-    _check_string(path, what)
-    return "/" + "/".join(parts)
-
-
-def _check_hostname(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", name, re.ASCII):
-        raise SpecError(f"hostname: {name!r} must be 1 to 64 letters, digits, dots and hyphens")
-    return name
-
-
-def _check_choice(value: str, choices: tuple[str, ...], what: str) -> Any:
-    if value not in choices:
-        raise SpecError(f"{what}: {value!r} is none of {', '.join(choices)}")
-    return value
-
-
-def _check_string(text: str, what: str) -> int:
-    size = len(os.fsencode(text)) + 1
-    if size > MAX_STRING_BYTES:
-        raise SpecError(f"{what}: {size} bytes in one string; the kernel takes {MAX_STRING_BYTES}")
-    return size
-
-
-def _refuse_nul(text: str, what: str) -> None:
-    if "\0" in text:
-        raise SpecError(f"{what}: {text[:40]!r} holds a NUL byte")
+def _check_ulimit(each: Any) -> None:
+    name, *bounds = each if isinstance(each, tuple) and len(each) == 3 else (None,)
+    if name not in ULIMITS or any(type(b) is not int or not -1 <= b <= MAX_NUMBER for b in bounds):
+        raise SpecError(f"ulimit: {show(each)} is no (name, soft, hard)")
 
 
 def _refuse_double_targets(spec: JailSpec) -> None:
     seen: set[str] = set()
-    for target in [v.target for v in spec.volumes] + [t.target for t in spec.tmpfs]:
-        if target in seen:
-            raise SpecError(f"{target}: mounted twice")
-        seen.add(target)
+    for kind, each in [(Volume, v) for v in spec.volumes] + [(Tmpfs, t) for t in spec.tmpfs]:
+        if not isinstance(each, kind):
+            raise SpecError(f"{show(each)} is no {kind.__name__}; make_spec takes texts")
+        if each.target in seen:
+            raise SpecError(f"{show(each.target)}: mounted twice")
+        seen.add(each.target)

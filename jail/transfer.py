@@ -10,11 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
 
 from jail.agent import wire
+from jail.check import check_path_length, check_text, show
 from jail.errors import SpecError, TransferError
 from jail.session import Session
 
@@ -27,23 +30,32 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def make_inside_path(workdir: str, path: str) -> str:
     """Absolute, inside; SpecError for NUL, nothing, or a ``..``."""
-    if not path or "\0" in path:
-        raise SpecError(f"path {path!r}: give a name")
+    if not check_text(path, "path"):
+        raise SpecError("path: give a name")
     if ".." in path.split("/"):
-        raise SpecError(f"path {path!r}: .. is not taken; name the place itself")
-    return os.path.join(workdir, path)
+        raise SpecError(f"path {show(path)}: .. is not taken; name the place itself")
+    return check_path_length(os.path.join(workdir, path), "path")
+
+
+@contextmanager
+def telling(path: str) -> Iterator[None]:
+    """What the host's kernel refuses is a TransferError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise TransferError(f"{path}: {os.strerror(code)}", errno=code) from None
 
 
 async def put(session: Session, path: str, data: bytes, mode: int) -> None:
     """Make or empty the file and write ``data``."""
     fd = await _open(session, path, True, mode)
     try:
-        if len(data) <= SMALL_BYTES:
-            _write_all(fd, data)
-        else:
-            await trio.to_thread.run_sync(_write_all, fd, data)
-    except OSError as error:
-        raise _explain(path, error) from None
+        with telling(path):
+            if len(data) <= SMALL_BYTES:
+                _write_all(fd, data)
+            else:
+                await trio.to_thread.run_sync(_write_all, fd, data)
     finally:
         os.close(fd)
 
@@ -52,11 +64,14 @@ async def get(session: Session, path: str, max_bytes: int) -> bytes:
     """The content, read up to ``max_bytes``: what a sparse giant claims to be is no matter."""
     fd = await _open(session, path, False, 0)
     try:
-        if os.fstat(fd).st_size <= SMALL_BYTES:
-            return _read_all(fd, path, max_bytes)
-        return await trio.to_thread.run_sync(_read_all, fd, path, max_bytes)
-    except OSError as error:
-        raise _explain(path, error) from None
+        with telling(path):
+            # A file of /proc says 0, and so does one that is just being written.
+            data = os.read(fd, SMALL_BYTES)
+            if len(data) < SMALL_BYTES and not os.read(fd, 1):
+                _check_size(len(data), path, max_bytes)
+                return data
+            os.lseek(fd, 0, os.SEEK_SET)
+            return await trio.to_thread.run_sync(_read_all, fd, path, max_bytes)
     finally:
         os.close(fd)
 
@@ -69,11 +84,6 @@ async def _open(session: Session, path: str, write: bool, mode: int) -> int:
     return fds[0]
 
 
-def _explain(path: str, error: OSError) -> TransferError:
-    code = error.errno or errno.EIO
-    return TransferError(f"{path}: {os.strerror(code)}", errno=code)
-
-
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
@@ -84,45 +94,63 @@ def _read_all(fd: int, path: str, max_bytes: int) -> bytes:
     parts, total = [], 0
     while data := os.read(fd, CHUNK_BYTES):
         total += len(data)
-        if total > max_bytes:
-            raise TransferError(f"{path}: more than {max_bytes} bytes", errno=errno.EFBIG)
+        _check_size(total, path, max_bytes)
         parts.append(data)
     return b"".join(parts)
 
 
+def _check_size(size: int, path: str, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise TransferError(f"{path}: more than {max_bytes} bytes", errno=errno.EFBIG)
+
+
 async def put_tree(session: Session, source: str, path: str) -> None:
-    """The host's tree is the caller's own; it is read without following links out of it."""
-    try:
+    """The host's tree is read without following links out of it, or waiting for anybody."""
+    with telling(source):
         top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TransferError(f"{source}: {error.strerror}", errno=error.errno) from None
-    try:
-        await _put_dir(session, top, path, 0)
-    except OSError as error:
-        raise _explain(error.filename or source, error) from None
-    finally:
-        os.close(top)
+        try:
+            await _put_dir(session, top, path, 0)
+        finally:
+            os.close(top)
 
 
 async def _put_dir(session: Session, dir_fd: int, path: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise TransferError(f"{path}: more than {MAX_DEPTH} directories deep")
+        raise TransferError(f"{path}: more than {MAX_DEPTH} directories deep", errno=errno.ELOOP)
     await session.ask(wire.MakeDir, path, 0o755)
     for name in sorted(os.listdir(dir_fd)):
         inside = f"{path}/{name}"
-        kind = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
-        if stat.S_ISLNK(kind):
-            await session.ask(wire.MakeLink, inside, os.readlink(name, dir_fd=dir_fd))
-        elif stat.S_ISDIR(kind):
-            with _open_below(dir_fd, name) as child:
-                await _put_dir(session, child.fd, inside, depth + 1)
-        elif stat.S_ISREG(kind):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(name, flags, dir_fd=dir_fd), "rb") as file:
-                data = await trio.to_thread.run_sync(file.read)
-            await put(session, inside, data, kind & 0o777)
-        else:
-            raise TransferError(f"{inside}: not a file, a directory or a link")
+        with telling(inside):
+            kind = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(kind):
+                await session.ask(wire.MakeLink, inside, os.readlink(name, dir_fd=dir_fd))
+            elif stat.S_ISDIR(kind):
+                with _open_below(dir_fd, name, os.O_DIRECTORY) as child:
+                    await _put_dir(session, child.fd, inside, depth + 1)
+            else:
+                # Whatever it was, it may be a FIFO by now: nobody waits for its other end.
+                with _open_below(dir_fd, name, os.O_NONBLOCK | os.O_NOCTTY) as child:
+                    await _put_file(session, child.fd, inside)
+
+
+async def _put_file(session: Session, source_fd: int, path: str) -> None:
+    """Piece by piece: how large it is, is a matter of the jail's disk."""
+    kind = os.fstat(source_fd).st_mode
+    if not stat.S_ISREG(kind):
+        raise TransferError(f"{path}: not a file, a directory or a link", errno=errno.EINVAL)
+    fd = await _open(session, path, True, kind & 0o777)
+    try:
+        data = os.read(source_fd, SMALL_BYTES)
+        _write_all(fd, data)
+        if len(data) == SMALL_BYTES:
+            await trio.to_thread.run_sync(_copy_rest, source_fd, fd)
+    finally:
+        os.close(fd)
+
+
+def _copy_rest(source_fd: int, fd: int) -> None:
+    while data := os.read(source_fd, CHUNK_BYTES):
+        _write_all(fd, data)
 
 
 @dataclass
@@ -136,18 +164,14 @@ class _Budget:
 
 async def get_tree(session: Session, path: str, target: str, max_bytes: int) -> list[str]:
     """Into a directory made here and now; what was skipped is returned, relative to ``path``."""
-    try:
+    budget = _Budget(max_bytes)
+    with telling(target):
         os.mkdir(target, 0o700)
         top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise TransferError(f"{target}: {error.strerror}", errno=error.errno) from None
-    budget = _Budget(max_bytes)
-    try:
-        await _get_dir(session, path, top, "", budget, 0)
-    except OSError as error:
-        raise _explain(error.filename or target, error) from None
-    finally:
-        os.close(top)
+        try:
+            await _get_dir(session, path, top, "", budget, 0)
+        finally:
+            os.close(top)
     return budget.skipped
 
 
@@ -165,7 +189,7 @@ async def _get_dir(
             raise TransferError(f"{path}: more than {MAX_FILES} files", errno=errno.EFBIG)
         if stat.S_ISDIR(mode):
             os.mkdir(name, 0o700, dir_fd=dir_fd)
-            with _open_below(dir_fd, name) as child:
+            with _open_below(dir_fd, name, os.O_DIRECTORY) as child:
                 inner = f"{below}{name}/"
                 await _get_dir(session, f"{path}/{name}", child.fd, inner, budget, depth + 1)
         elif stat.S_ISREG(mode):
@@ -190,10 +214,10 @@ def _write_new(dir_fd: int, name: str, data: bytes, mode: int) -> None:
 
 
 class _open_below:  # noqa: N801 - reads as the verb it is
-    """A directory's fd for the length of a block, no link followed."""
+    """The fd of one name in a directory for the length of a block, no link followed."""
 
-    def __init__(self, dir_fd: int, name: str) -> None:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    def __init__(self, dir_fd: int, name: str, flags: int) -> None:
+        flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         self.fd = os.open(name, flags, dir_fd=dir_fd)
 
     def __enter__(self) -> _open_below:

@@ -20,10 +20,11 @@ import trio
 import jail
 from jail import Jail, Limits
 from jail.agent import wire
-from jail.background import open_background
+from jail.background import Background, open_background
 from jail.host import read_facts
 from jail.session import Session
 from jail.supervisor import plan_jail
+from jail.teardown import Init
 
 
 def start_child(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -143,9 +144,9 @@ async def open_hostile_jail(
     agent = HostileAgent(theirs)
     init = start_child("sleep", "600")
     try:
-        async with open_background() as nursery:
-            nursery.start_soon(session.read)
-            async with open_jail_on(session, init, proc, limits, nursery) as made:
+        async with open_background() as background:
+            background.start_soon(session.read)
+            async with open_jail_on(session, init, proc, limits, background) as made:
                 hostile = HostileJail(made, agent, init)
                 try:
                     yield hostile
@@ -164,7 +165,7 @@ async def open_jail_on(
     init: subprocess.Popen[bytes],
     proc: Path,
     limits: Limits,
-    nursery: trio.Nursery,
+    background: Background,
 ) -> AsyncGenerator[Jail, None]:
     plan = plan_jail(jail.make_spec(limits=limits), read_facts())
     pidfd = os.pidfd_open(init.pid)
@@ -175,7 +176,7 @@ async def open_jail_on(
     )
     try:
         # Its programs are our children, so we are the init that it has on paper.
-        with closing(Jail(plan, session, (os.getpid(), pidfd), fds, nursery)) as made:
+        with closing(Jail(plan, session, Init(os.getpid(), pidfd), fds, background)) as made:
             yield made
     finally:
         os.close(pidfd)

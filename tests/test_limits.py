@@ -1,4 +1,7 @@
-"""Each limit, reached for real: what is said, what is counted, what others notice."""
+"""Each limit, reached for real: what is said, what is counted, what others notice.
+
+Catalogue: RS-01, RS-03, RS-07, RS-09, RS-11, RS-12, RS-16.
+"""
 
 from __future__ import annotations
 
@@ -692,7 +695,8 @@ async def test_the_stack_ends_at_the_limit(supervisor: Supervisor, build: Any) -
 async def test_a_program_can_t_lift_its_own_limits(supervisor: Supervisor) -> None:
     source = (
         "import resource as r\n"
-        "for n in (r.RLIMIT_NOFILE, r.RLIMIT_NPROC, r.RLIMIT_FSIZE, r.RLIMIT_DATA, r.RLIMIT_CORE):\n"
+        "names = 'NOFILE NPROC FSIZE DATA CORE'.split()\n"
+        "for n in (getattr(r, 'RLIMIT_' + name) for name in names):\n"
         "  s, h = r.getrlimit(n)\n"
         "  try: r.setrlimit(n, (s, h + 1)); print('lifted', n)\n"
         "  except (ValueError, PermissionError): pass\n"

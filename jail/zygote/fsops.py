@@ -6,6 +6,7 @@ is untrusted, and a symbolic link in it must lead nowhere but into itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -37,6 +38,7 @@ IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 EMPTY: Final = "empty"
 UPPER: Final = "overlay-upper"
 WORK: Final = "overlay-work"
+O_PATH_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY
 STRICTLY_IN_ROOT: Final = IN_ROOT | RESOLVE_NO_SYMLINKS
 NOSUID: Final = mount.MOUNT_ATTR_NOSUID
 NOEXEC_TOO: Final = NOSUID_NODEV | mount.MOUNT_ATTR_NOEXEC
@@ -49,6 +51,10 @@ DEVPTS: Final[dict[str, str | None]] = {
     "mode": "0620",
 }
 ROOT_TMPFS: Final[dict[str, str | None]] = {"size": "1m", "nr_inodes": "1024", "mode": "0755"}
+
+
+class RefusedError(OSError):
+    """What was asked for can't be: the caller's mistake, not this host's."""
 
 
 class Builder:
@@ -102,7 +108,9 @@ class Builder:
             "mode": "0700",
         }
         self._scratch = mount.open_filesystem("tmpfs", options, NOSUID_NODEV)
-        mount.move_mount(self._scratch, find_staging())
+        staging = find_staging()
+        mount.move_mount(self._scratch, staging)
+        os.close(staging)
         os.mkdir("root", 0o755, dir_fd=self._scratch)
         os.mkdir(EMPTY, 0o555, dir_fd=self._scratch)
 
@@ -125,18 +133,21 @@ class Builder:
     def _open_bind(self, lower: int) -> int:
         """The tree itself, read-only; it has all the mount points."""
         for name in self._plan.root.mount_points:
-            os.close(openat2(lower, name, os.O_PATH | os.O_DIRECTORY, STRICTLY_IN_ROOT))
+            os.close(open_mount_point(lower, name))
         root = mount.open_tree(lower)
         mount.mount_setattr(root, NOSUID_NODEV | mount.MOUNT_ATTR_RDONLY)
         return root
 
     def _open_overlay(self, lower: int) -> int:
-        """Kernel overlay with its whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
+        """Kernel overlay, its whiteouts in user.* xattrs; paths go by fd: none needs escaping."""
         for name in (UPPER, WORK):
             os.mkdir(name, 0o755, dir_fd=self._scratch)
         upper = os.open(UPPER, os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
         for name in self._plan.root.mount_points:
             make_mount_point(lower, upper, name)
+        for step in self._plan.steps:
+            if isinstance(step, Bind | Mount):
+                make_way(lower, upper, step.path)
         os.close(upper)
         options: dict[str, str | None] = {
             "lowerdir": f"/proc/self/fd/{lower}",
@@ -144,7 +155,15 @@ class Builder:
             "workdir": f"/proc/self/fd/{self._scratch}/{WORK}",
             "userxattr": None,
         }
-        return mount.open_filesystem("overlay", options, NOSUID_NODEV)
+        try:
+            return mount.open_filesystem("overlay", options, NOSUID_NODEV)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A layer is one mount: whatever covers a part of it can't be left out.
+            source = self._plan.sources[self._plan.root.lower or 0].path
+            hint = f"{error.strerror} (is something mounted below {source}?)"
+            raise OSError(errno.EINVAL, hint) from None
 
     def _make_dir(self, step: MakeDir) -> None:
         os.close(self._open_or_make(step.path, True))
@@ -232,6 +251,11 @@ class Builder:
     def _attach(self, tree: int, path: str, is_dir: bool) -> None:
         target = self._open_or_make(path, is_dir)
         try:
+            if stat.S_ISDIR(os.fstat(target).st_mode) != is_dir:
+                ours, theirs = ("directory", "file") if is_dir else ("file", "directory")
+                raise RefusedError(
+                    errno.ENOTDIR, f"/{path} is a {theirs} in the jail, not a {ours}"
+                )
             mount.move_mount(tree, target)
         finally:
             os.close(target)
@@ -248,8 +272,12 @@ class Builder:
             if is_dir:
                 os.mkdir(name, 0o755, dir_fd=parent)
             else:
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-                os.close(os.open(name, flags, 0o644, dir_fd=parent))
+                os.close(os.open(name, NEW_FILE, 0o644, dir_fd=parent))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.ENOTDIR, errno.EACCES):
+                raise
+            text = f"/{path} is not in the jail and can't be made there: {error.strerror}"
+            raise RefusedError(error.errno, text) from None
         finally:
             os.close(parent)
         return openat2(self._root, path, os.O_PATH, IN_ROOT)
@@ -276,28 +304,72 @@ def is_dir(dir_fd: int, name: str) -> bool:
 
 def open_source(source: Source) -> int:
     """O_PATH, no symbolic link on the way, and still the file that was checked."""
-    fd = openat2(-100, source.path, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+    try:
+        fd = openat2(-100, source.path, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+    except OSError as error:
+        raise OSError(error.errno, f"{source.path!r}: {error.strerror}") from None
     found = os.fstat(fd)
     if (found.st_dev, found.st_ino) != (source.device, source.inode):
-        raise OSError(errno.ESTALE, f"{source.path}: replaced since it was checked")
+        raise OSError(errno.ESTALE, f"{source.path!r}: replaced since it was checked")
     return fd
 
 
-def make_mount_point(lower: int, upper: int, name: str) -> None:
-    """In the upper layer: over inodes of ids it doesn't map, the jail's root has no power.
+def open_mount_point(lower: int, name: str) -> int:
+    """A link or a file of that name in a root filesystem is refused rather than covered.
 
-    A link or a file of that name in the lower tree is refused rather than covered: whoever put
-    it there meant mischief (CVE-2019-19921, CVE-2026-47766).
+    Whoever put it there meant mischief: CVE-2019-19921, CVE-2026-47766.
     """
     try:
-        os.close(openat2(lower, name, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS))
+        return openat2(lower, name, os.O_PATH | os.O_DIRECTORY, STRICTLY_IN_ROOT)
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            make_dirs(upper, name)
-            return
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise OSError(error.errno, f"the root filesystem's /{name} is no directory") from None
+            text = f"rootfs: its /{name} must be a directory, and is none"
+            raise RefusedError(error.errno, text) from None
         raise
+
+
+def make_mount_point(lower: int, upper: int, name: str) -> None:
+    """In the upper layer: over inodes of ids it doesn't map, the jail's root has no power."""
+    try:
+        os.close(open_mount_point(lower, name))
+    except FileNotFoundError:
+        make_dirs(upper, name)
+
+
+def make_way(lower: int, upper: int, path: str) -> None:
+    """The directories that lead to a mount point, if it is missing, in the upper layer too.
+
+    For the reason above: below a directory of the host's root nothing could be made later. They
+    look as they do in the lower tree. With a link on the way it is left to that tree's owner.
+    """
+    modes: list[int] = []
+    found = True
+    *parents, _ = path.split("/")
+    for depth in range(1, len(parents) + 1):
+        try:
+            fd = openat2(lower, "/".join(parents[:depth]), O_PATH_DIRECTORY, STRICTLY_IN_ROOT)
+        except FileNotFoundError:
+            modes, found = [*modes, 0o755], False
+        except OSError:
+            return
+        else:
+            modes.append(stat.S_IMODE(os.fstat(fd).st_mode) & 0o1777)
+            os.close(fd)
+    if found and exists(lower, path):
+        return
+    for depth, mode in enumerate(modes, 1):
+        name = "/".join(parents[:depth])
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=upper)
+            os.chmod(name, mode, dir_fd=upper)
+
+
+def exists(root: int, path: str) -> bool:
+    try:
+        os.close(openat2(root, path, os.O_PATH, IN_ROOT))
+    except OSError:
+        return False
+    return True
 
 
 def make_dirs(dir_fd: int, path: str) -> None:

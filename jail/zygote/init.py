@@ -22,7 +22,7 @@ from jail.kernel import mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import LaunchPlan
 from jail.zygote import link
-from jail.zygote.fsops import Builder
+from jail.zygote.fsops import Builder, RefusedError
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
@@ -32,9 +32,9 @@ HANDOVER_FD: Final = 3
 class StepError(Exception):
     """A rung that did not hold: which, and the kernel's answer."""
 
-    def __init__(self, step: str, errno: int, detail: str = "") -> None:
+    def __init__(self, step: str, code: int, detail: str = "") -> None:
         super().__init__(step)
-        self.step, self.errno, self.detail = step, errno, detail
+        self.step, self.errno, self.detail = step, code, detail
 
 
 def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
@@ -61,8 +61,7 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
             sock.sendall(wire.pack_frame(report))
             os._exit(1)
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION)), fds)
-        for fd in fds:
-            os.close(fd)
+        close_all_but(sock.fileno())
         process.set_name("jail:agent")
         server.serve(sock)
         os._exit(0)
@@ -75,6 +74,8 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
 def prepare(flags: int) -> StepError | None:
     """The rungs that are the same for every plan; a failure is kept until there is a session."""
     try:
+        with rung("close_range"):
+            process.close_range(HANDOVER_FD + 1, process.ALL_FDS)
         if flags & process.CLONE_NEWNET:
             with rung("lo up"):
                 raise_loopback()
@@ -147,18 +148,27 @@ class rung:  # noqa: N801 - reads as a word of the ladder
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, RefusedError):
+            raise StepError(wire.REFUSED, error.errno or 0, error.strerror or "") from None
         if isinstance(error, OSError):
             raise StepError(self._step, error.errno or 0, error.strerror or str(error)) from None
 
 
 def keep_only(handover_fd: int) -> None:
-    """0, 1, 2 are /dev/null, 3 the handover socket; whatever else the zygote has is closed."""
+    """0, 1, 2 are /dev/null, 3 the handover socket; :func:`prepare` closes the zygote's others."""
     handover = fcntl.fcntl(handover_fd, fcntl.F_DUPFD_CLOEXEC, 10)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.dup2(handover, HANDOVER_FD, inheritable=False)
-    os.closerange(HANDOVER_FD + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def close_all_but(fd: int) -> None:
+    """0, 1, 2 and the session: a directory of the host left open is a way out for whoever makes
+    the agent look through /proc/self/fd (CVE-2024-21626).
+    """
+    os.closerange(HANDOVER_FD, fd)
+    os.closerange(max(HANDOVER_FD, fd + 1), os.sysconf("SC_OPEN_MAX"))
 
 
 def receive_session() -> socket.socket:
@@ -218,7 +228,10 @@ def set_limit(number: int, soft: int, hard: int) -> None:
     if most != resource.RLIM_INFINITY:
         hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-    resource.setrlimit(number, (soft, hard))
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # what Python makes of EPERM and EINVAL
+        raise OSError(errno.EINVAL, f"limit {number}: {error}") from None
 
 
 def complain(sock: socket.socket | None, error: BaseException) -> None:

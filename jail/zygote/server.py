@@ -40,6 +40,8 @@ def serve(sock: socket.socket) -> None:
     zygote = Zygote(sock)
     try:
         zygote.run()
+    except ConnectionError:
+        return  # the supervisor has gone without a goodbye
     finally:
         zygote.close()
 
@@ -178,6 +180,7 @@ class Zygote:
         if self._spare is not None and self._spare.pid == pid:
             release(self._spare)
             self._spare = None
+            self._wanted_flags = 0  # as above: the next one might die of the same
 
     def close(self) -> None:
         """Nothing outlives us: PID 1's death takes its whole pid namespace along."""

@@ -265,7 +265,7 @@ async def test_an_answer_of_another_kind_is_none(
 
     async def answer(agent: HostileAgent) -> None:
         request, _ = await agent.take()
-        fds = [os.open("/etc/passwd", os.O_RDONLY) for _ in range(kind.FDS)]
+        fds = [os.open("/etc/passwd", os.O_RDONLY) for _ in range(wire.FDS.get(kind, 0))]
         await agent.say(kind(request.request, *fields), *fds)
         for fd in fds:
             os.close(fd)
@@ -391,7 +391,7 @@ class Model:
 
     def take(self, kind: Any, number: int, extra_fds: int) -> bool:
         """Whether it is one that somebody waits for."""
-        if extra_fds > 0 or (extra_fds < 0 and kind.FDS > 0):
+        if extra_fds > 0 or (extra_fds < 0 and wire.FDS.get(kind, 0) > 0):
             return False
         if kind in FIELDS:
             expected, self.setup = self.setup, False
@@ -425,7 +425,7 @@ async def play(sequence: list[Any]) -> None:
             for what, kind, number, extra in sequence:
                 if what == "say":
                     taken = model.take(kind, number, extra)
-                    await say_fact(agent, kind, number, max(0, kind.FDS + extra))
+                    await say_fact(agent, kind, number, max(0, wire.FDS.get(kind, 0) + extra))
                     await wait_read(ours)
                     assert (session.broken is None) == taken
                     if not taken:
@@ -575,7 +575,7 @@ async def test_a_forged_pidfd_of_somebody_else_s_process_is_refused(proc: Path) 
         bystander.communicate()
 
 
-NO_PIDFDS: Final = {
+NO_PIDFDS: Final[dict[str, Callable[[int], int]]] = {
     "a_device": lambda _: os.open("/dev/null", os.O_RDWR),
     "a_directory": lambda _: os.open("/", os.O_RDONLY),
     "its_proc_directory": lambda pid: os.open(f"/proc/{pid}", os.O_RDONLY),
@@ -689,7 +689,7 @@ def open_epoll() -> int:
         return os.dup(epoll.fileno())
 
 
-NO_FILES: Final = {
+NO_FILES: Final[dict[str, Callable[[], int]]] = {
     "a_directory": lambda: os.open("/", os.O_RDONLY),
     "a_fifo": open_fifo,
     "a_socket": open_socket,
@@ -978,7 +978,7 @@ async def test_an_agent_of_another_version_is_refused(version: int) -> None:
     session, agent = Session(ours), HostileAgent(theirs)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.read)
-        fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(wire.Ready.FDS)]
+        fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(wire.FDS[wire.Ready])]
         await agent.say(wire.Ready(version), *fds)
         for fd in fds:
             os.close(fd)
