@@ -137,7 +137,7 @@ class HostileJail:
 async def open_hostile_jail(
     proc: Path, limits: Limits = jail.UNLIMITED
 ) -> AsyncGenerator[HostileJail, None]:
-    """``proc`` is an empty directory that is its /proc."""
+    """``proc`` is the directory that is its /proc; process 1 must be there."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     session = Session(ours)

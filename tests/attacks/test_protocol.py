@@ -58,9 +58,13 @@ PATIENCE_S: Final = 10
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """The hostile jail's /proc: nothing is in it."""
-    folder = tmp_path / "proc"
+    """The hostile jail's /proc: we are its init, and nothing else is in it."""
+    return make_proc(tmp_path / "proc")
+
+
+def make_proc(folder: Path) -> Path:
     folder.mkdir()
+    (folder / "1").symlink_to(f"/proc/{os.getpid()}")
     return folder
 
 
@@ -309,11 +313,11 @@ async def transfer_against(
 
 async def test_one_jail_s_agent_answers_for_no_other(proc: Path, tmp_path: Path) -> None:
     """AG-07: the numbers may be the same, the session isn't."""
-    (tmp_path / "other").mkdir()
+    other = make_proc(tmp_path / "other")
     with trio.fail_after(PATIENCE_S):
         async with (
             open_hostile_jail(proc) as honest,
-            open_hostile_jail(tmp_path / "other") as hostile,
+            open_hostile_jail(other) as hostile,
             trio.open_nursery() as nursery,
         ):
             results: list[Result] = []
