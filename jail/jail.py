@@ -141,8 +141,8 @@ class Jail:
         program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
         program = replace(program, terminal=terminal)
         async with self._open_process(program, stdin=None, size=size) as process:
-            await process.wait_started()
             process.start_watch()
+            await process.wait_started()
             yield process
 
     @asynccontextmanager
@@ -223,6 +223,7 @@ class Jail:
         rows, columns = size
         request = wire.ExecTerminal(number, *self._make_exec(program), rows, columns)
         await self._session.send(request, sender=process)
+        process.start_watch()
         await process.wait_started()
         master = process.open_terminal()
         # Both streams share one open file: trio would make it blocking again with the first's end.

@@ -19,7 +19,7 @@ from jail.agent import wire
 from jail.background import Background
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
-from jail.result import Result, Verdict
+from jail.result import Result
 from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
@@ -100,6 +100,7 @@ class Process:
         self._watched = False
         self._wake = trio.Event()
         self._started = trio.Event()
+        self._has_run = False
         self._done = trio.Event()
         self._refusal: ProgramError | None = None
         self._result: Result | None = None
@@ -135,7 +136,7 @@ class Process:
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        if self._result is not None and self._result.verdict is Verdict.IE:
+        if not self._has_run and self._result is not None:
             raise JailBroken(self._result.message)
 
     def send_signal(self, number: int) -> None:
@@ -215,6 +216,7 @@ class Process:
                 os.close(fd)
             raise ProtocolError(f"from inside the jail: {flaw}")
         self.pidfd, self._pid_inside = fds[0], message.pid
+        self._has_run = True
         self._started.set()
         if len(fds) > 1:
             self._terminal_fd = fds[1]
@@ -292,6 +294,10 @@ class Process:
         return max(pause, SHORTEST_PAUSE_S)
 
     async def _look(self) -> None:
+        if not self._has_run:  # nothing to look at; but an agent that never starts it is late, too
+            if self._is_late():
+                self.breach("wall_time")
+            return
         stats = watch.read_stats(self._view.proc_fd)
         if len(self._view.running) > 1:
             family = watch.find_descendants(stats, self._pid_inside)

@@ -13,7 +13,7 @@ import pytest
 import jail
 from jail import Jail, Supervisor
 from tests import oracle
-from tests.part import is_allowed_in_ci, require
+from tests.part import find_reason, is_allowed_in_ci, require
 from tests.probe import Probe, build_probe
 from tests.rootfs import make_rootfs
 
@@ -63,8 +63,9 @@ def pytest_make_collect_report(
 def fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
     """There everything is installed: a skip means that something went unseen."""
     where = report.longrepr
-    reason = where[2] if isinstance(where, tuple) else str(where)
-    reason = reason.removeprefix("Skipped: ")
+    reason = find_reason(where[2] if isinstance(where, tuple) else str(where))
+    if isinstance(where, tuple):
+        report.longrepr = (where[0], where[1], f"Skipped: {reason}")
     if IN_CI and not is_allowed_in_ci(reason):
         report.outcome = "failed"
         report.longrepr = f"skipped, which is a failure in CI: {reason}"

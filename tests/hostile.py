@@ -92,8 +92,11 @@ class HostileAgent:
         os.close(pidfd)
         return request, program
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         self._trio.close()
+
+    def close(self) -> None:
+        self.hang_up()
         self._buffer.close()
         for program in self._programs:
             program.kill()
@@ -134,7 +137,7 @@ class HostileJail:
 async def open_hostile_jail(
     proc: Path, limits: Limits = jail.UNLIMITED
 ) -> AsyncGenerator[HostileJail, None]:
-    """``proc`` is an empty directory that is its /proc."""
+    """``proc`` is the directory that is its /proc; process 1 must be there."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     session = Session(ours)

@@ -17,6 +17,7 @@ from jail.host import read_facts
 from jail.idmap import count_slices
 
 NOT_EXERCISED: Final = "NOT-EXERCISED: "
+_said: list[str] = []
 
 
 def require(*parts: str) -> None:
@@ -24,12 +25,23 @@ def require(*parts: str) -> None:
     for part in parts:
         is_here = PARTS[part]() if part in PARTS else shutil.which(part) is not None
         if not is_here:
-            pytest.skip(f"this host lacks a part: {part}")
+            _skip(f"this host lacks a part: {part}")
 
 
 def not_exercised(reason: str) -> NoReturn:
     """The attack fails without a jail, too: whatever it does inside shows nothing."""
-    pytest.skip(NOT_EXERCISED + reason)
+    _skip(NOT_EXERCISED + reason)
+
+
+def _skip(reason: str) -> NoReturn:
+    _said.append(reason)
+    pytest.skip(reason)
+
+
+def find_reason(told: str) -> str:
+    """The reason of a skip; pytest-trio drops that of a test that is a coroutine."""
+    reason = told.removeprefix("Skipped").removeprefix(": ")
+    return reason or (_said[-1] if _said else told)
 
 
 def is_allowed_in_ci(reason: str) -> bool:

@@ -58,9 +58,13 @@ PATIENCE_S: Final = 10
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """The hostile jail's /proc: nothing is in it."""
-    folder = tmp_path / "proc"
+    """The hostile jail's /proc: we are its init, and nothing else is in it."""
+    return make_proc(tmp_path / "proc")
+
+
+def make_proc(folder: Path) -> Path:
     folder.mkdir()
+    (folder / "1").symlink_to(f"/proc/{os.getpid()}")
     return folder
 
 
@@ -171,6 +175,45 @@ async def test_an_end_told_twice_breaks_the_jail_but_not_the_result(proc: Path) 
     assert results[0].verdict is Verdict.OK
 
 
+async def test_a_start_and_an_end_in_one_breath_are_a_start_and_an_end(proc: Path) -> None:
+    """AG-07: an honest agent's, of a program that dies at once."""
+    require_kernel_s_word()
+    with trio.fail_after(PATIENCE_S):
+        async with open_hostile_jail(proc) as hostile, trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                request, program, pidfd = await hostile.agent.spawn("sh", "-c", "kill -KILL $$")
+                await wait_dead(program)
+                both = wire.Started(request.run, 2), wire.Exited(request.run, 9, 0, 0, 0)
+                await hostile.agent.say_raw(b"".join(map(wire.pack_frame, both)), pidfd)
+                os.close(pidfd)
+
+            nursery.start_soon(answer)
+            async with hostile.jail.start(["program"]) as process:
+                result = await process.wait()
+    assert (result.verdict, result.signal) == (Verdict.SG, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_a_start_that_is_never_told_is_none(proc: Path, terminal: bool) -> None:
+    """AG-07: the jail is ended in time, and there is no process to speak of."""
+    limits = Limits(wall_time_s=0.1, memory_bytes=None)
+    with trio.fail_after(PATIENCE_S):
+        async with open_hostile_jail(proc, limits) as hostile, trio.open_nursery() as nursery:
+
+            async def fall_silent() -> None:
+                _, fds = await hostile.agent.take()
+                for fd in fds:
+                    os.close(fd)
+                await hostile.wait_killed()
+                hostile.agent.hang_up()
+
+            nursery.start_soon(fall_silent)
+            with pytest.raises(jail.JailBroken):
+                async with hostile.jail.start(["program"], terminal=terminal) as process:
+                    raise AssertionError(process)
+
+
 async def test_a_terminal_that_was_not_asked_for_is_refused(proc: Path) -> None:
     """AG-07: and none where one was."""
 
@@ -270,11 +313,11 @@ async def transfer_against(
 
 async def test_one_jail_s_agent_answers_for_no_other(proc: Path, tmp_path: Path) -> None:
     """AG-07: the numbers may be the same, the session isn't."""
-    (tmp_path / "other").mkdir()
+    other = make_proc(tmp_path / "other")
     with trio.fail_after(PATIENCE_S):
         async with (
             open_hostile_jail(proc) as honest,
-            open_hostile_jail(tmp_path / "other") as hostile,
+            open_hostile_jail(other) as hostile,
             trio.open_nursery() as nursery,
         ):
             results: list[Result] = []
@@ -618,6 +661,18 @@ async def test_a_tree_without_end_ends(proc: Path, tmp_path: Path) -> None:
 
     error = await transfer_against(proc, tmp_path, "get_tree", answer, TransferError)
     assert "deep" in str(error)
+
+
+async def test_a_listing_too_long_for_a_frame_is_an_error_of_the_transfer(
+    open_jail: OpenJail, tmp_path: Path
+) -> None:
+    """AG-02: an honest agent's, of a directory that a program made for it."""
+    source = "import os\nfor n in range(1200): os.symlink('x' * 4000, f'{n}')"
+    async with open_jail() as j:
+        assert (await j.run(["python3", "-c", source])).ok
+        with pytest.raises(TransferError, match="too long"):
+            await j.get_tree("/work", tmp_path / "target")
+        assert (await j.run(["true"])).ok
 
 
 # -- AG-09: descriptors ---------------------------------------------------------------------------
