@@ -84,6 +84,7 @@ class Process:
         self._breaches: list[Breach] = []
         self._killed = False
         self._watched = False
+        self._blindness = ""
         self._wake = trio.Event()
         self._started = trio.Event()
         self._done = trio.Event()
@@ -139,6 +140,10 @@ class Process:
         self._wake.set()
         self._kill_first()
 
+    def abandon(self) -> None:
+        """It was never asked for: there is nothing to kill, nor to wait for."""
+        self._finish()
+
     def _kill_first(self) -> None:
         # In company the agent kills the tree: dead, the first process would show it no children.
         if len(self._view.running) <= 1:
@@ -174,7 +179,8 @@ class Process:
     def fail(self, error: Exception) -> None:
         """The session broke. Where we had to kill the jail for a limit, the limit is the cause."""
         if not self._done.is_set():
-            self._close_books(None, None if self._breaches else str(error))
+            failure = self._blindness or str(error)
+            self._close_books(None, None if self._breaches else failure)
 
     def _accept_start(self, message: Any, fds: list[int]) -> None:
         if self._started.is_set():
@@ -224,7 +230,13 @@ class Process:
                 await self._wake.wait()
                 continue
             looked = trio.current_time()
-            await self._look()
+            try:
+                await self._look()
+            except OSError as error:
+                # Nobody would hold its limits: out of descriptors, or of memory.
+                self._blindness = f"can't watch it any more: {error.strerror}"
+                self._view.kill()
+                return
             pause = max(self._find_pause(), (trio.current_time() - looked) * LOOK_SHARE)
 
     def _cut_to_deadline(self, pause: float) -> float:

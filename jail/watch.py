@@ -7,6 +7,7 @@ is known by its parent's books (waited-for children) or not at all.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,7 +37,7 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def read_stats(proc_fd: int) -> dict[int, Stat]:
-    """Every process of the jail, its init (pid 1) among them."""
+    """Every process of the jail, its init (pid 1) among them. OSError when we can't look."""
     stats = {}
     for name in os.listdir(proc_fd):
         if name.isdigit():
@@ -47,9 +48,11 @@ def read_stats(proc_fd: int) -> dict[int, Stat]:
 
 
 def read_init(proc_fd: int) -> dict[int, Stat]:
-    """Of init alone: enough where nothing else lives."""
-    text = _read(proc_fd, "1/stat")
-    return {1: parse_stat(text)} if text else {}
+    """Of init alone: enough where nothing else lives; nothing when we can't look."""
+    with suppress(OSError):
+        text = _read(proc_fd, "1/stat")
+        return {1: parse_stat(text)} if text else {}
+    return {}
 
 
 def read_memory(proc_fd: int, pids: list[int]) -> int:
@@ -118,13 +121,14 @@ class CpuBook:
 
 
 def _read(proc_fd: int, path: str) -> bytes:
+    """Nothing of a process that has ended, or that is not ours to see."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
     try:
         return os.read(fd, 8192)
-    except OSError:  # ESRCH: it ended after the open
+    except (ProcessLookupError, PermissionError):  # ESRCH: it ended after the open
         return b""
     finally:
         os.close(fd)
