@@ -13,7 +13,7 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import open_background
-from jail.errors import JailBroken, ProtocolError
+from jail.errors import HostError, JailBroken, ProtocolError, blame_host
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
@@ -52,7 +52,7 @@ class Jail:
         self._closed = False
         self._session = session
         self._nursery = nursery
-        self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._null_fd = -1
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
@@ -62,6 +62,12 @@ class Jail:
             kill=self.kill,
         )
         session.on_break = self.kill
+        try:
+            with blame_host("session"):
+                self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        except HostError:
+            self.close()
+            raise
 
     @property
     def enforced_by(self) -> Mapping[str, str]:
@@ -169,15 +175,26 @@ class Jail:
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
         with ExitStack() as theirs:
-            ends = [self._open_stdin(process, data, streams, theirs)]
-            for name in ("stdout", "stderr"):
-                reader, writer = open_pipe()
-                theirs.callback(os.close, writer)
-                stream = OutputStream(reader, limit, lambda: process.breach("output"))
-                streams.callback(stream.close)
-                setattr(process, name, stream)
-                ends.append(writer)
+            try:
+                ends = [self._open_stdin(process, data, streams, theirs)]
+                ends += self._open_outputs(process, limit, streams, theirs)
+            except HostError:
+                process.abandon()
+                raise
             await self._session.send(wire.Exec(number, *self._make_exec(program)), ends)
+
+    def _open_outputs(
+        self, process: Process, limit: int | None, streams: ExitStack, theirs: ExitStack
+    ) -> list[int]:
+        ends = []
+        for name in ("stdout", "stderr"):
+            reader, writer = open_pipe()
+            theirs.callback(os.close, writer)
+            stream = OutputStream(reader, limit, lambda: process.breach("output"))
+            streams.callback(stream.close)
+            setattr(process, name, stream)
+            ends.append(writer)
+        return ends
 
     def _open_stdin(
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack

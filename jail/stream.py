@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import trio
 
+from jail.errors import blame_host
+
 CHUNK_BYTES = 64 * 1024
 MAX_PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, pipe(7)
 
@@ -95,5 +97,6 @@ async def feed(fd: int, data: bytes) -> None:
 
 
 def open_pipe() -> tuple[int, int]:
-    """(read end, write end), both close-on-exec."""
-    return os.pipe2(os.O_CLOEXEC)
+    """(read end, write end), both close-on-exec. HostError when there are none left."""
+    with blame_host("pipe"):
+        return os.pipe2(os.O_CLOEXEC)

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from jail.background import open_background
-from jail.errors import HostError
+from jail.errors import HostError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -82,7 +82,8 @@ class Supervisor:
     async def _launch(
         self, plan: Plan, launcher: Launcher, slot: int, fresh: bool = False
     ) -> AsyncGenerator[Jail, None]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with blame_host("session"):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
         self._next += 1
         try:
