@@ -7,6 +7,8 @@ misfortunes are a :class:`jail.Result`, everything below is raised.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class JailError(Exception):
@@ -41,6 +43,15 @@ class HostError(JailError):
     def at_step(cls, step: str, errno: int, remedy: str | None = None) -> HostError:
         """The kernel's answer in its own words, behind the step's name."""
         return cls(f"{step}: {os.strerror(errno)}", step=step, errno=errno, remedy=remedy)
+
+
+@contextmanager
+def blame_host(step: str) -> Iterator[None]:
+    """An OSError inside is the host's failure at this step."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError.at_step(step, error.errno or 0) from error
 
 
 class HelperError(JailError):
