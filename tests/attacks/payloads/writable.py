@@ -1,13 +1,15 @@
-"""Which files of /proc, processes' own left out, can be opened for writing. Writes nothing."""
+"""Which files of /proc can be opened for writing, process 1's among them. Writes nothing."""
 
 import json
 import os
 
 found = []
 for where, folders, files in os.walk("/proc"):
-    folders[:] = [name for name in folders if not name.isdigit() and where + name != "/procself"]
     if where == "/proc":
-        folders[:] = [name for name in folders if name not in ("self", "thread-self", "net")]
+        others = {name for name in folders if name.isdigit()} | {"self", "thread-self", "net"}
+        folders[:] = [name for name in folders if name == "1" or name not in others]
+    if "attr" in folders:  # open to all, but takes only what a process writes of itself
+        folders.remove("attr")
     for name in files:
         path = f"{where}/{name}"
         try:
