@@ -185,6 +185,7 @@ class Process:
         self.start_watch()
 
     def on_send(self) -> None:
+        """From now on the agent may know of it."""
         self._asked = True
 
     def begin(self, run: int) -> None:
