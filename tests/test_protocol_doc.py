@@ -42,7 +42,7 @@ def make_table(kinds: dict[str, Any], count_fds: Any) -> str:
     for name, kind in kinds.items():
         fields = "<br>".join(f"`{field}: {type_}`" for field, type_ in read_fields(kind).items())
         meaning = " ".join((inspect.getdoc(kind) or "").split()).replace("|", "\\|")
-        text = re.sub(r"``(.+?)``", r"`\1`", meaning)
+        text = re.sub(r"``(.+?)``|:\w+:`(.+?)`", r"`\1\2`", meaning)
         lines.append(f"| `{name}` | {fields or '–'} | {count_fds(kind)} | {text} |")
     return "\n".join(lines)
 
