@@ -175,7 +175,7 @@ static size_t parse_secret(const char *hex, unsigned char *secret, size_t most)
 static int is_at(const unsigned char *place, const unsigned char *flipped, size_t size)
 {
     for (size_t i = 0; i < size; i++)
-        if ((unsigned char)~place[i] != flipped[i])
+        if ((place[i] ^ flipped[i]) != 0xff)
             return 0;
     return 1;
 }
