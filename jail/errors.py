@@ -12,7 +12,13 @@ from contextlib import contextmanager
 
 
 class JailError(Exception):
-    """Base of everything this library raises on purpose."""
+    """Base of everything this library raises on purpose. Its text is one printable line.
+
+    What it quotes may be a stranger's: a file's name with a terminal's escapes in it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(make_line(message))
 
 
 class SpecError(JailError, ValueError):
@@ -84,3 +90,10 @@ class TransferError(JailError):
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+def make_line(text: str) -> str:
+    """Line ends, control characters and bytes that are no text, as Python would write them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
