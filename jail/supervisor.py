@@ -69,6 +69,13 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             yield await self._enter(stack, plan, launcher)
 
+    async def wait_gone(self) -> None:
+        """Until nothing is left of the jails that were closed, their inits and namespaces too.
+
+        Their programs are dead before; this is for who counts.
+        """
+        await self._teardown.wait()
+
     async def _enter(self, stack: AsyncExitStack, plan: Plan, launcher: Launcher) -> Jail:
         """A spare's copy of the host's mounts may be older than a volume: then once more."""
         for fresh in (False, True):

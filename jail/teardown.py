@@ -36,6 +36,12 @@ class Teardown:
     def __init__(self, background: Background) -> None:
         self._background = background
         self._dying = 0
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def wait(self) -> None:
+        """Until none is on its way."""
+        while self._dying:
+            await self._waiting.park()
 
     async def end(self, init: Init, wait: bool) -> None:
         """Kill it, whoever is cancelled meanwhile; with ``wait`` it is gone when this returns."""
@@ -56,6 +62,7 @@ class Teardown:
                 gone = True
         finally:
             self._dying -= 1
+            self._waiting.unpark_all()
             os.close(init.pidfd)
             if gone and init.slots is not None:
                 init.slots.release(init.slot)

@@ -351,6 +351,7 @@ async def test_cancelling_at_any_step_of_a_whole_jail_leaves_nothing(
         await wait_until(lambda: not find_jails(), "its init")
 
     await work()
+    await supervisor.wait_gone()
     fds = count_fds()
     assert await cancel_at_every_step(work, check, 300) > 10
 

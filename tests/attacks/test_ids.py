@@ -160,7 +160,7 @@ async def test_without_a_helper_there_is_one_id_and_it_is_said(supervisor: jail.
     async with jail.open_supervisor(facts) as poor:
         async with poor.open_jail(userns="auto") as j:
             assert j.enforced_by["ids"] == "single"
-            assert any("one id only" in note for note in j.plan.notes)
+            assert any("one id only" in note for note in j.plan.warnings)
         with pytest.raises(HostError, match="require ids=subuid"):
             async with poor.open_jail(require={"ids": "subuid"}):
                 pytest.fail("a program could have run")

@@ -142,7 +142,7 @@ async def main():
     async with jail.open_jail(**options) as j:
         result = await j.run(argv)
         assert result.ok, (result.message, result.stderr)
-        print(json.dumps([json.loads(result.stdout), list(j.plan.notes)]))
+        print(json.dumps([json.loads(result.stdout), list(j.plan.warnings)]))
 trio.run(main)
 """
 
