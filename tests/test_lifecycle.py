@@ -351,6 +351,10 @@ async def test_cancelling_at_any_step_of_a_whole_jail_leaves_nothing(
         await wait_until(lambda: not find_jails(), "its init")
 
     await work()
+    # Its teardown is under way, aside: that has a descriptor for a moment more.
+    await wait_until(lambda: not find_jails(), "the first one's init")
+    for _ in range(3):
+        await trio.testing.wait_all_tasks_blocked()
     fds = count_fds()
     assert await cancel_at_every_step(work, check, 300) > 10
 
