@@ -10,6 +10,7 @@ from typing import Any
 MAX_ENTRIES = 10_000
 MAX_LIST_BYTES = 3 * 1024 * 1024
 """an answer is one frame; 10,000 links with targets of 4 KiB would be none"""
+MAX_SHOWN = 300
 OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -98,11 +99,12 @@ def _explain(error: OSError, path: str, wanted: str) -> OSError:
     code = error.errno or errno.EIO
     if error.strerror and error.strerror.startswith(f"{path}: "):
         return error
-    text = f"{path}: {os.strerror(code)}"
+    shown = path if len(path) <= MAX_SHOWN else f"{path[:40]}…{path[-MAX_SHOWN:]}"
+    text = f"{shown}: {os.strerror(code)}"
     if code in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EEXIST, errno.ENOTDIR):
         try:
             found = describe(os.lstat(path).st_mode)
         except OSError:
             return OSError(code, text)
-        text = f"{path}: is {found}, not {wanted}"
+        text = f"{shown}: is {found}, not {wanted}"
     return OSError(code, text)

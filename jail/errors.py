@@ -7,10 +7,18 @@ misfortunes are a :class:`jail.Result`, everything below is raised.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class JailError(Exception):
-    """Base of everything this library raises on purpose."""
+    """Base of everything this library raises on purpose. Its text is one printable line.
+
+    What it quotes may be a stranger's: a file's name with a terminal's escapes in it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(make_line(message))
 
 
 class SpecError(JailError, ValueError):
@@ -43,6 +51,15 @@ class HostError(JailError):
         return cls(f"{step}: {os.strerror(errno)}", step=step, errno=errno, remedy=remedy)
 
 
+@contextmanager
+def blame_host(step: str) -> Iterator[None]:
+    """An OSError inside is the host's failure at this step."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError.at_step(step, error.errno or 0) from error
+
+
 class HelperError(JailError):
     """A helper program (newuidmap, slirp4netns, …) failed or answered nonsense."""
 
@@ -73,3 +90,10 @@ class TransferError(JailError):
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+def make_line(text: str) -> str:
+    """Line ends, control characters and bytes that are no text, as Python would write them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

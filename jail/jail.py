@@ -13,7 +13,7 @@ from jail import transfer
 from jail.agent import wire
 from jail.background import Background, open_background
 from jail.check import check_argv, check_env, check_host_path, check_path_length, check_text
-from jail.errors import JailBroken
+from jail.errors import HostError, JailBroken, blame_host
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
@@ -55,13 +55,21 @@ class Jail:
         self._closed = False
         self._session = session
         self._background = background
+        self._fds = list(fds)
+        try:
+            with blame_host("session"):
+                self._fds.append(open_init(fds[0]))
+        except HostError:
+            self.close()
+            raise
+        proc_fd, scratch_fd, shm_fd, init_stat_fd = self._fds
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
-            proc_fd=fds[0],
-            init_stat_fd=open_init(fds[0]),
-            scratch_fd=fds[1],
-            shm_fd=fds[2],
+            proc_fd=proc_fd,
+            init_stat_fd=init_stat_fd,
+            scratch_fd=scratch_fd,
+            shm_fd=shm_fd,
             enforced_by=plan.enforced_by,
             kill=self.kill,
         )
@@ -181,22 +189,30 @@ class Jail:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
         with ExitStack() as theirs:
             ends = [self._open_stdin(process, data, streams, theirs)]
-            for name in ("stdout", "stderr"):
-                reader, writer = open_pipe()
-                theirs.callback(os.close, writer)
-                stream = OutputStream(reader, limit, lambda: process.breach("output"))
-                streams.callback(stream.close)
-                setattr(process, name, stream)
-                ends.append(writer)
+            ends += self._open_outputs(process, limit, streams, theirs)
             request = wire.Exec(number, *self._make_exec(program))
             await self._session.send(request, ends, process)
+
+    def _open_outputs(
+        self, process: Process, limit: int | None, streams: ExitStack, theirs: ExitStack
+    ) -> list[int]:
+        ends = []
+        for name in ("stdout", "stderr"):
+            reader, writer = open_pipe()
+            theirs.callback(os.close, writer)
+            stream = OutputStream(reader, limit, lambda: process.breach("output"))
+            streams.callback(stream.close)
+            setattr(process, name, stream)
+            ends.append(writer)
+        return ends
 
     def _open_stdin(
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
     ) -> int:
         if data == b"":
             # Opened anew: flags and locks belong to the open file, and would be the next run's.
-            null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            with blame_host("session"):
+                null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             theirs.callback(os.close, null_fd)
             return null_fd
         reader, writer = open_pipe()
@@ -286,8 +302,7 @@ class Jail:
     def close(self) -> None:
         """What this object owns beside the process and the session."""
         self._closed = True
-        view = self._view
-        for fd in (view.proc_fd, view.init_stat_fd, view.scratch_fd, view.shm_fd):
+        for fd in self._fds:
             with suppress(OSError):
                 os.close(fd)
 

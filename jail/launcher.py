@@ -19,7 +19,7 @@ import msgpack
 import trio
 
 from jail.background import open_background
-from jail.errors import HelperError, HostError, JailBroken
+from jail.errors import HelperError, HostError, JailBroken, blame_host
 from jail.host import HostFacts
 from jail.idmap import Extent, IdMap, format_map, make_outer_map
 from jail.zygote import link
@@ -75,6 +75,8 @@ class Launcher:
         maps = format_map(ids.uids), format_map(ids.gids)
         message = link.Clone(jail, flags, fresh, *maps, deny)
         try:
+            if self.gone.is_set():  # nobody is left to hand out an answer
+                raise JailBroken("the zygote died")
             await self._send(message, [session.fileno()])
             await reply.event.wait()
         except BaseException:
@@ -103,7 +105,7 @@ class Launcher:
         rights = _rights(fds)
         try:
             await self._sock.sendmsg([link.pack(message)], rights)
-        except OSError as error:
+        except (OSError, trio.ClosedResourceError) as error:
             raise JailBroken("the zygote died") from error
 
     async def read_replies(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -138,14 +140,21 @@ class Launcher:
     async def aclose(self) -> None:
         """Hang up, which ends every jail; kill it if that takes long. Shielded by the caller."""
         self._sock.close()
-        pidfd = os.pidfd_open(self.pid) if self._process.poll() is None else -1
-        if pidfd >= 0:
-            with trio.move_on_after(END_TIMEOUT_S) as scope:
-                await trio.lowlevel.wait_readable(pidfd)
-            if scope.cancelled_caught:
-                self._process.kill()
-            os.close(pidfd)
+        try:
+            pidfd = os.pidfd_open(self.pid) if self._process.poll() is None else -1
+        except OSError:
+            self._process.kill()  # no descriptor left to wait with; its jails end without it
+        else:
+            if pidfd >= 0:
+                await self._wait_for_end(pidfd)
         self._process.wait()
+
+    async def _wait_for_end(self, pidfd: int) -> None:
+        with trio.move_on_after(END_TIMEOUT_S) as scope:
+            await trio.lowlevel.wait_readable(pidfd)
+        if scope.cancelled_caught:
+            self._process.kill()
+        os.close(pidfd)
 
 
 @asynccontextmanager
@@ -156,15 +165,16 @@ async def open_launcher(
 
     ``keep_fds`` stay open in it for as long as it lives.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        try:
-            process = _start(theirs.fileno(), keep_fds)
-        except OSError as error:
-            ours.close()
-            raise HostError.at_step("zygote", error.errno or 0) from error
-    ours.setblocking(False)
-    ours.send("\0".join(import_paths()).encode())
+    with blame_host("zygote"):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                ours.setblocking(False)
+                ours.send("\0".join(import_paths()).encode())
+                process = _start(theirs.fileno(), keep_fds)
+            except OSError:
+                ours.close()
+                raise
     launcher = Launcher(process, trio.socket.from_stdlib_socket(ours))
     try:
         async with open_background() as background:
@@ -266,6 +276,8 @@ async def run_map_helper(
         raise HelperError(f"{step}: no answer within {HELPER_TIMEOUT_S:g} s") from None
     except OSError as error:
         raise HostError.at_step(step, error.errno or 0) from error
+    except RuntimeError as error:  # of threading: trio waits for a process in a thread
+        raise HostError(f"{step}: {error}", step=step, errno=errno.EAGAIN) from error
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[:500]
         raise HostError(f"{step} failed: {said or done.returncode}", step=step)

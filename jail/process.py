@@ -98,6 +98,7 @@ class Process:
         self._killed = False
         self._asked = False
         self._watched = False
+        self._blindness = ""
         self._wake = trio.Event()
         self._started = trio.Event()
         self._has_run = False
@@ -185,7 +186,7 @@ class Process:
         self.start_watch()
 
     def on_send(self) -> None:
-        """From now on the agent may know of it."""
+        """The request is on its way: from here on there will be an answer."""
         self._asked = True
 
     def begin(self, run: int) -> None:
@@ -208,7 +209,8 @@ class Process:
     def fail(self, error: Exception) -> None:
         """The session broke. Where we had to kill the jail for a limit, the limit is the cause."""
         if not self._done.is_set():
-            self._close_books(None, None if self._breaches else str(error))
+            failure = self._blindness or str(error)
+            self._close_books(None, None if self._breaches else failure)
 
     def _accept_start(self, message: Any, fds: list[int]) -> None:
         if flaw := self._find_flaw(message, fds):
@@ -272,7 +274,13 @@ class Process:
                 await self._wake.wait()
                 continue
             looked, self._searched_s = trio.current_time(), 0.0
-            await self._look()
+            try:
+                await self._look()
+            except OSError as error:
+                # Nobody would hold its limits: out of descriptors, or of memory.
+                self._blindness = f"can't watch it any more: {error.strerror}"
+                self._view.kill()
+                return
             took = trio.current_time() - looked - self._searched_s
             pause = max(self._find_pause(), took * LOOK_SHARE)
 

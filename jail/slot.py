@@ -19,7 +19,12 @@ class SlotPool:
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.fd = os.open(folder / "slices", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = folder / "slices"
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            text = f"{path}: {error.strerror}"
+            raise HostError(text, step="runtime dir", errno=error.errno) from error
         self._count = count
         self._ours: set[int] = set()
         self._start = os.getpid() % max(count, 1)

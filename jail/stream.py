@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import trio
 
+from jail.errors import blame_host
+
 CHUNK_BYTES = 64 * 1024
 MAX_PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, pipe(7)
 
@@ -109,11 +111,12 @@ async def feed(fd: int, data: bytes) -> None:
 
 
 def open_pipe() -> tuple[int, int]:
-    """(read end, write end), both close-on-exec.
+    """(read end, write end), both close-on-exec. HostError when there are none left.
 
     A program of another id opens ``/dev/stdout``, too, which asks for a right to the pipe itself.
     Nobody has a way to it but who has the descriptor.
     """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with blame_host("pipe"):
+        reader, writer = os.pipe2(os.O_CLOEXEC)
     os.fchmod(writer, 0o666)
     return reader, writer

@@ -13,7 +13,7 @@ import trio
 
 from jail.background import Background, open_background
 from jail.check import show
-from jail.errors import HostError, SpecError
+from jail.errors import HostError, SpecError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -87,7 +87,8 @@ class Supervisor:
     async def _launch(
         self, plan: Plan, launcher: Launcher, fresh: bool = False
     ) -> AsyncGenerator[Jail, None]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with blame_host("session"):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
         try:
             async with open_background() as background:

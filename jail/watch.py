@@ -36,7 +36,7 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def read_stats(proc_fd: int) -> dict[int, Stat]:
-    """Every process of the jail, its init (pid 1) among them."""
+    """Every process of the jail, its init (pid 1) among them. OSError when we can't look."""
     stats = {}
     for name in os.listdir(proc_fd):
         if name.isdigit():
@@ -131,13 +131,14 @@ class CpuBook:
 
 
 def _read(proc_fd: int, path: str) -> bytes:
+    """Nothing of a process that has ended, or that is not ours to see."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
     try:
         return os.read(fd, 8192)
-    except OSError:  # ESRCH: it ended after the open
+    except (ProcessLookupError, PermissionError):  # ESRCH: it ended after the open
         return b""
     finally:
         os.close(fd)

@@ -16,6 +16,7 @@ from tests import oracle
 from tests.part import find_reason, is_allowed_in_ci, require
 from tests.probe import Probe, build_probe
 from tests.rootfs import make_rootfs
+from tests.tree import CANARY, hash_tree
 
 OpenJail = Callable[..., AbstractAsyncContextManager[Jail]]
 
@@ -118,4 +119,26 @@ def own_rootfs(tmp_path: Path) -> Path:
     require("busybox")
     folder = tmp_path / "rootfs"
     make_rootfs(folder)
+    return folder
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of the host's with a secret in it, which must stay there and as it is."""
+    folder = tmp_path / "outside"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("file", "sub/file"):
+        (folder / name).write_bytes(CANARY)
+        (folder / name).chmod(0o644)
+    monkeypatch.setenv("CANARY", CANARY.decode())
+    before = hash_tree(folder)
+    yield folder
+    assert hash_tree(folder) == before, "something outside has been changed"
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    """A volume for a program to write: its names are real on the host."""
+    folder = tmp_path / "share"
+    folder.mkdir()
     return folder

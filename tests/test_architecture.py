@@ -22,7 +22,9 @@ CHECKOUT: Final = Path(__file__).resolve().parents[1]
 MAX_LINES: Final = 350
 LONGER: Final = {
     "agent/wire.py": "every message there is, and the frames they come in",
+    "jail/cli.py": "every option once, with its words; all else is in modules of its own",
     "jail/plan.py": "the one place where everything is decided, read from the top",
+    "jail/zygote/fsops.py": "every mount: the steps of one builder, which share its descriptors",
     "jail/process.py": "one run's life: its parts share most of its state",
 }
 """files that may be longer, and why"""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from jail import Jail, Supervisor, Verdict
 from jail.source import ETC_NAMES, MERGED_USR
 from tests.conftest import OpenJail
 from tests.part import require
+from tests.tree import hash_tree
 
 MiB = 1024 * 1024
 OWN_ETC = {"passwd", "group", "hosts", "hostname", "nsswitch.conf"}
@@ -39,23 +38,6 @@ async def is_refused(j: Jail, script: str, *words: str) -> None:
     assert result.verdict in (Verdict.RE, Verdict.DLE), (script, result.verdict, result.stdout)
     said = result.stderr.decode()
     assert any(word in said for word in words), said
-
-
-def hash_tree(folder: Path) -> str:
-    """Names, kinds, modes, owners, times, links and contents of all below."""
-    digest = hashlib.sha256()
-    for where, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted([*folders, *files]):
-            path = os.path.join(where, name)
-            found = os.lstat(path)
-            digest.update(repr((path, found.st_mode, found.st_uid, found.st_mtime_ns)).encode())
-            digest.update(repr(os.listxattr(path, follow_symlinks=False)).encode())
-            if stat.S_ISLNK(found.st_mode):
-                digest.update(os.fsencode(os.readlink(path)))
-            elif stat.S_ISREG(found.st_mode) and found.st_mode & 0o400:
-                digest.update(Path(path).read_bytes())
-    return digest.hexdigest()
 
 
 # -- the host's root ------------------------------------------------------------------------------
@@ -465,6 +447,21 @@ async def test_one_volume_may_be_shown_twice(open_jail: OpenJail, tmp_path: Path
         assert await ask(j, "echo x >/w/x; cat /r/x") == "x"
         await is_refused(j, "touch /r/y", "Read-only")
     (tmp_path / "x").unlink()
+
+
+async def test_a_volume_of_the_host_s_tmp_is_that_and_not_the_jail_s_own(
+    open_jail: OpenJail, tmp_path: Path
+) -> None:
+    """The jail is built under a directory of the host's, in its own copy of the mounts."""
+    for place in ("/tmp", "/run", "/mnt", "/var"):
+        async with open_jail(volumes=[f"{place}:/host:ro"]) as j:
+            seen = (await j.run(["ls", "-A", "/host"])).stdout.decode().splitlines()
+            inode = await ask(j, "stat -c %i /host")
+        assert int(inode) == os.stat(place).st_ino
+        assert not {"root", "empty", "overlay-upper"} & set(seen)
+    async with open_jail(volumes=["/:/host:ro"]) as j:
+        assert {"etc", "usr", "tmp"} <= await list_dir(j, "/host")
+        assert int(await ask(j, "stat -c %i /host/tmp")) == os.stat("/tmp").st_ino
 
 
 async def test_two_jails_share_what_both_were_given_and_nothing_else(

@@ -63,6 +63,7 @@ class Builder:
     def __init__(self, plan: LaunchPlan) -> None:
         self._plan = plan
         self._sources: list[int] = []
+        self._trees: dict[int, int] = {}
         self._scratch = -1
         self._root = -1
         self._apply: dict[type, Callable[[Any], None]] = {
@@ -83,6 +84,7 @@ class Builder:
 
     def build(self, rung: Rung) -> None:
         """The scratch filesystem, the root, then every step."""
+        self._copy_trees(rung)
         with rung("mount tmpfs"):
             self._mount_scratch()
         with rung("mount tmpfs" if self._plan.root.lower is None else "mount overlay"):
@@ -90,6 +92,17 @@ class Builder:
         for step in self._plan.steps:
             with rung(name_step(step)):
                 self._apply[type(step)](step)
+
+    def _copy_trees(self, rung: Rung) -> None:
+        """What is bound, before anything of ours is mounted: a copy of /tmp has what lies on it."""
+        for step in self._plan.steps:
+            if isinstance(step, Bind):
+                with rung(name_step(step)):
+                    self._trees[step.source] = mount.open_tree(self._sources[step.source])
+        root = self._plan.root
+        if root.lower is not None and not root.overlay:
+            with rung("mount overlay"):
+                self._trees[root.lower] = mount.open_tree(self._sources[root.lower])
 
     def enter(self) -> tuple[int, int]:
         """Pivot; the fds of /proc and of the scratch filesystem stay, all others are closed."""
@@ -121,7 +134,7 @@ class Builder:
         elif self._plan.root.overlay:
             root = self._open_overlay(self._sources[lower])
         else:
-            root = self._open_bind(self._sources[lower])
+            root = self._open_bind(self._sources[lower], self._trees[lower])
         target = os.open("root", os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)
         mount.move_mount(root, target)
         os.close(target)
@@ -130,11 +143,10 @@ class Builder:
             for name in self._plan.root.mount_points:
                 make_dirs(root, name)
 
-    def _open_bind(self, lower: int) -> int:
+    def _open_bind(self, lower: int, root: int) -> int:
         """The tree itself, read-only; it has all the mount points."""
         for name in self._plan.root.mount_points:
             os.close(open_mount_point(lower, name))
-        root = mount.open_tree(lower)
         mount.mount_setattr(root, NOSUID_NODEV | mount.MOUNT_ATTR_RDONLY)
         return root
 
@@ -187,9 +199,8 @@ class Builder:
             os.close(fd)
 
     def _bind(self, step: Bind) -> None:
-        source = self._sources[step.source]
-        is_dir = stat.S_ISDIR(os.fstat(source).st_mode)
-        tree = mount.open_tree(source)
+        tree = self._trees[step.source]
+        is_dir = stat.S_ISDIR(os.fstat(tree).st_mode)
         mount.mount_setattr(tree, step.attr)
         self._attach(tree, step.path, is_dir)
 

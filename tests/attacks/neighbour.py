@@ -44,7 +44,7 @@ class Neighbour:
         try:
             self._write("ping")
             return "ready" in self._read()
-        except OSError:
+        except (OSError, ValueError):
             return False
 
     def work(self) -> None:
@@ -55,7 +55,7 @@ class Neighbour:
         try:
             self._write("rest")
             report = self._read()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.close()
             return [f"the neighbour's supervisor is gone: {error!r}"]
         if report["wrong"]:

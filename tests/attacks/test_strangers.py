@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -121,7 +121,65 @@ async def test_a_flock_on_a_shared_file_is_seen_by_others_as_documented(
     for each in (free, taken):
         assert each["read_lock"] == "OK", "of which there can be many: it tells nothing"
         assert each["write_lock"] == "Bad file descriptor"
-        assert each["lease"] == "Permission denied"
+        assert each["lease"] == "Operation not permitted"
+
+
+LEASE: Final = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+for kind in (fcntl.F_WRLCK, fcntl.F_RDLCK):
+    try: fcntl.fcntl(fd, fcntl.F_SETLEASE, kind); print("leased")
+    except OSError as error: print(os.strerror(error.errno))
+"""
+
+
+async def test_no_lease_holds_up_who_opens_a_volume_s_file(
+    open_jail: OpenJail, tmp_path: Path
+) -> None:
+    """NS-12. The program may be the file's owner there, and owners may take leases."""
+    shared = tmp_path / "shared"
+    shared.write_text("x")
+    if "leased" not in run_python(LEASE, str(shared)):
+        not_exercised("this file system knows no leases")
+    async with open_jail(volumes=[f"{tmp_path}:/data"]) as j:
+        result = await j.run(["python3", "-c", LEASE, "/data/shared"])
+    assert result.stdout == b"Operation not permitted\n" * 2
+
+
+def run_python(source: str, *words: str) -> str:
+    command = ["python3", "-c", source, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+
+WATCH: Final = """
+import ctypes, os, select, sys
+libc = ctypes.CDLL(None, use_errno=True)
+fd = libc.inotify_init()
+assert libc.inotify_add_watch(fd, sys.argv[1].encode(), 0x20) > 0  # IN_OPEN
+print("watching", flush=True)
+print("seen" if select.select([fd], [], [], float(sys.argv[2]))[0] else "nothing", flush=True)
+"""
+
+
+async def watch(jail: Jail, path: str, touch: Callable[[], object], seconds: float) -> str:
+    """Whether a program inside notices what ``touch`` does to a file."""
+    async with jail.start(["python3", "-c", WATCH, path, str(seconds)]) as watcher:
+        assert watcher.stdout is not None
+        assert await watcher.stdout.receive_some() == b"watching\n"
+        touch()
+        return (await watcher.stdout.receive_some()).decode().strip()
+
+
+async def test_who_opens_a_shared_file_is_seen_as_documented(open_jail: OpenJail) -> None:
+    """NS-12. inotify knows inodes, not namespaces: a shared read-only tree tells of its use."""
+
+    def open_outside() -> None:
+        with open(SHARED_FILE, "rb"):
+            pass
+
+    async with open_jail() as j:
+        assert await watch(j, SHARED_FILE, open_outside, 20) == "seen"
+        assert await watch(j, "/etc/passwd", open_outside, 0.2) == "nothing", "that one is its own"
 
 
 async def test_a_lock_on_what_is_the_jail_s_own_is_nobody_else_s(open_jail: OpenJail) -> None:

@@ -4,6 +4,8 @@ Every system call that a jail's init makes between its clone and Ready, and ever
 zygote makes for it, fails once. The calls are counted, not listed: a step that is added is made
 to fail as well; one that needs a call nobody thought of fails
 ``test_every_call_of_an_init_is_one_that_is_made_to_fail``.
+
+Catalogue: SC-13, SV-05.
 """
 
 from __future__ import annotations

@@ -1,18 +1,29 @@
-"""Which files of /proc, processes' own left out, can be opened for writing. Writes nothing."""
+"""Which files of /proc can be opened for writing; those of process 1, written to, too.
+
+Some of the latter are open to all, but take only what a process writes of itself.
+"""
 
 import json
 import os
 
 found = []
 for where, folders, files in os.walk("/proc"):
-    folders[:] = [name for name in folders if not name.isdigit() and where + name != "/procself"]
     if where == "/proc":
-        folders[:] = [name for name in folders if name not in ("self", "thread-self", "net")]
+        others = {name for name in folders if name.isdigit()} | {"self", "thread-self", "net"}
+        folders[:] = [name for name in folders if name == "1" or name not in others]
+    folders[:] = [name for name in folders if name not in ("fd", "map_files")]
     for name in files:
         path = f"{where}/{name}"
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
             continue
-        found.append(path)
+        try:
+            if path.startswith("/proc/1/"):
+                os.write(fd, b"1")
+            found.append(path)
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
 print(json.dumps(found))
