@@ -336,6 +336,8 @@ class Process:
 
     def _read_exact(self, pids: list[int]) -> int:
         total = watch.read_exact_memory(self._view.proc_fd, pids)
+        if total > (self._limits.memory_bytes or 0):
+            return total
         more = self._read_detached(pids)
         return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
 
