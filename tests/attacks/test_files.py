@@ -29,7 +29,8 @@ shapes = {
     "root": "/proc/self/root" + out + "/file", "root1": "/proc/1/root" + out + "/file",
     "cwd": "/proc/self/cwd/../" + name + "/file", "environ": "/proc/self/environ",
     "shadow": "/etc/shadow", "passwd": "/etc/passwd", "fd": "/proc/self/fd/0",
-    "dots": "./../share/x", "mem": "/proc/self/mem", "chain": "absolute", "slash": out + "//./file", "tty": "/dev/tty",
+    "dots": "./../share/x", "mem": "/proc/self/mem", "chain": "absolute",
+    "slash": out + "//./file", "tty": "/dev/tty",
 }
 for shape, target in shapes.items():
     os.symlink(target, shape)
