@@ -10,6 +10,7 @@ import signal
 import struct
 import termios
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 HEAD_BYTES = 4096
@@ -20,16 +21,20 @@ TIOCGPTN = 0x80045430
 TIOCSPTLCK = 0x40045431
 
 
+Action = tuple[Any, ...]
+"""one of posix_spawn's file actions"""
+
+
 class NotExecutable(OSError):
     """The program can't be executed; ``strerror`` says what is missing, for a person."""
 
 
 def spawn(
-    argv: Sequence[str],
+    argv: list[str],
     env: Mapping[str, str],
     cwd: str,
     rlimits: Sequence[Sequence[int]],
-    actions: Sequence[tuple[int, ...] | tuple[int, int, str, int, int]],
+    actions: Sequence[Action],
 ) -> int:
     """The pid of a new session leader with default signals; NotExecutable says why not.
 
@@ -63,7 +68,8 @@ def _enter(cwd: str) -> None:
         os.chdir(cwd)
     except OSError as error:
         text = f"working directory {cwd}: {os.strerror(error.errno or errno.EIO)}"
-        raise NotExecutable(error.errno, text) from None
+        # Not ENOENT, whatever the kernel says: it isn't the program that is missing.
+        raise NotExecutable(errno.ENOTDIR, text) from None
 
 
 def find_program(name: str, search: str) -> str:
@@ -125,12 +131,12 @@ def _read_elf_interpreter(head: bytes) -> str:
     return ""
 
 
-def stdio_actions(fds: Sequence[int]) -> list[tuple[int, ...]]:
+def stdio_actions(fds: Sequence[int]) -> list[Action]:
     """Three descriptors become 0, 1 and 2; every other one of ours is close-on-exec."""
     return [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
 
 
-def terminal_actions(path: str) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
+def terminal_actions(path: str) -> list[Action]:
     """A new session leader that opens a terminal gets it as its controlling one: tty_ioctl(4)."""
     return [
         (os.POSIX_SPAWN_OPEN, 0, path, os.O_RDWR, 0),
@@ -155,10 +161,10 @@ def open_terminal(rows: int, columns: int) -> tuple[int, str]:
 
 def _fork_exec(
     path: str,
-    argv: Sequence[str],
+    argv: list[str],
     env: Mapping[str, str],
     rlimits: Sequence[Sequence[int]],
-    actions: Sequence[tuple[int, ...] | tuple[int, int, str, int, int]],
+    actions: Sequence[Action],
 ) -> int:
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -176,10 +182,10 @@ def _fork_exec(
 
 def _become(
     path: str,
-    argv: Sequence[str],
+    argv: list[str],
     env: Mapping[str, str],
     rlimits: Sequence[Sequence[int]],
-    actions: Sequence[tuple[int, ...] | tuple[int, int, str, int, int]],
+    actions: Sequence[Action],
     report_w: int,
 ) -> None:
     try:
@@ -195,11 +201,13 @@ def _become(
         os.execve(path, argv, env)
     except OSError as error:
         os.write(report_w, struct.pack("i", error.errno or errno.EIO))
+    except ValueError:  # what Python makes of setrlimit's EPERM and EINVAL
+        os.write(report_w, struct.pack("i", errno.EINVAL))
     finally:
         os._exit(127)
 
 
-def _apply(kind: int, rest: Sequence[int | str]) -> None:
+def _apply(kind: int, rest: Sequence[Any]) -> None:
     if kind == os.POSIX_SPAWN_DUP2:
         source, number = rest
         os.dup2(int(source), int(number))

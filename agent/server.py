@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -13,6 +14,8 @@ from . import child, file, reaper, wire
 from .kernel import signalfd
 
 MAX_RUNS: Final = 64
+SHORT_LIFE_MS: Final = 1
+"""A program that ends within this is told of once: every message wakes the supervisor."""
 
 
 def serve(sock: socket.socket) -> None:
@@ -32,8 +35,9 @@ def rehearse() -> None:
         wire.send_with_fds(theirs, wire.pack_frame(request), (0, 1, 2))
         server = Server(ours)
         server._receive()
-        server._send(wire.Started(1, 1), (0,))
-        server._reap()
+        server._held = wire.pack_frame(wire.Started(1, 1)), (0,)
+        server._poll.poll(0)
+        list(reaper.reap())
         server._send(wire.Exited(1, 0, 0, 0, 0))
 
 
@@ -45,6 +49,10 @@ class Server:
         self._buffer = wire.FrameBuffer(wire.REQUESTS)
         self._runs: dict[int, int] = {}
         """pid → run"""
+        self._dead_fd = -1
+        self._poll = select.poll()
+        self._held: tuple[bytes, tuple[int, ...]] | None = None
+        """a frame and its fds that wait for the next one"""
         self._handlers: dict[type, Any] = {
             wire.Exec: self._exec,
             wire.ExecTerminal: self._exec_terminal,
@@ -57,14 +65,12 @@ class Server:
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-        dead_fd = signalfd(signal.SIGCHLD)
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        poll.register(dead_fd, select.POLLIN)
+        self._dead_fd = signalfd(signal.SIGCHLD)
+        self._poll.register(self._sock, select.POLLIN)
+        self._poll.register(self._dead_fd, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
-                if fd == dead_fd:
-                    os.read(dead_fd, 128)
+            for fd, _ in self._poll.poll():
+                if fd == self._dead_fd:
                     self._reap()
                 elif not self._receive():
                     return
@@ -86,9 +92,15 @@ class Server:
         return True
 
     def _send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
-        wire.send_with_fds(self._sock, wire.pack_frame(message), fds)
+        frame = wire.pack_frame(message)
+        if self._held is not None:
+            (before, first_fds), self._held = self._held, None
+            frame, fds = before + frame, first_fds + fds
+        wire.send_with_fds(self._sock, frame, fds)
 
     def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it has been read while one was started
+            os.read(self._dead_fd, 128)
         for dead in reaper.reap():
             run = self._runs.pop(dead.pid, None)
             if run is None:
@@ -102,7 +114,7 @@ class Server:
         actions = child.stdio_actions(fds)
         pid = self._spawn(request, actions)
         if pid is not None:
-            self._tell_started(wire.Started(request.run, pid), pid, ())
+            self._tell_started(wire.Started(request.run, pid), pid)
 
     def _exec_terminal(self, request: wire.ExecTerminal, _: list[int]) -> None:
         try:
@@ -113,7 +125,7 @@ class Server:
         try:
             pid = self._spawn(request, child.terminal_actions(path))
             if pid is not None:
-                self._tell_started(wire.StartedTerminal(request.run, pid), pid, (master,))
+                self._tell_started(wire.StartedTerminal(request.run, pid), pid, master)
         finally:
             os.close(master)
 
@@ -129,13 +141,28 @@ class Server:
         self._runs[pid] = request.run
         return pid
 
-    def _tell_started(self, message: Any, pid: int, more: tuple[int, ...]) -> None:
+    def _tell_started(self, message: Any, pid: int, *more: int) -> None:
+        """At once if it lives; start and end of a very short program go out together."""
         # Not reaped yet, so the pid can't have been reused.
         pidfd = os.pidfd_open(pid)
         try:
-            self._send(message, (pidfd, *more))
+            self._held = wire.pack_frame(message), (pidfd, *more)
+            self._reap_early()
+            self._flush()
         finally:
             os.close(pidfd)
+
+    def _reap_early(self) -> None:
+        if len(self._runs) > 1:
+            return  # the others' requests and ends don't wait
+        ready = [fd for fd, _ in self._poll.poll(SHORT_LIFE_MS)]
+        if ready == [self._dead_fd]:
+            self._reap()
+
+    def _flush(self) -> None:
+        if self._held is not None:
+            (frame, fds), self._held = self._held, None
+            wire.send_with_fds(self._sock, frame, fds)
 
     def _kill_tree(self, request: wire.KillTree, _: list[int]) -> None:
         for pid in [p for p, run in self._runs.items() if run == request.run]:
@@ -170,11 +197,15 @@ class Server:
 
     def _list_dir(self, request: wire.ListDir, _: list[int]) -> None:
         try:
-            entries = file.list_dir(request.path)
+            listed = wire.Listed(request.request, file.list_dir(request.path))
+            frame = wire.pack_frame(listed)
         except OSError as error:
             self._fail(request.request, error)
+        except wire.WireError:
+            text = f"{request.path}: the names in it are too long together"
+            self._fail(request.request, OSError(errno.E2BIG, text))
         else:
-            self._send(wire.Listed(request.request, entries))
+            wire.send_with_fds(self._sock, frame, ())
 
     def _fail(self, request: int, error: OSError) -> None:
         self._send(wire.Failed(request, error.errno or errno.EIO, error.strerror or str(error)))

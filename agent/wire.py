@@ -2,7 +2,8 @@
 
 A frame is four bytes of length, big-endian, and a msgpack array: the message's name, then its
 fields in order. File descriptors ride on a frame's first byte (SCM_RIGHTS, unix(7)); each
-message says by ``FDS`` how many it brings. Requests are imperative, facts are past.
+kind of message brings a fixed number of them (:data:`FDS`). Requests are
+imperative, facts past.
 
 Both sides check everything: the other one may be hostile.
 """
@@ -37,14 +38,12 @@ class Setup(NamedTuple):
 
     version: int
     plan: dict[str, Any]
-    FDS = 0
 
 
 class Exec(NamedTuple):
     """Start a program as run number ``run``; fds: its stdin, stdout and stderr.
 
-    ``rlimits`` are (resource, soft, hard) for it alone. With ``terminal`` no fds are brought:
-    the agent opens a pseudo-terminal of the jail's own and answers with its master.
+    ``rlimits`` are (resource, soft, hard) for it alone.
     """
 
     run: int
@@ -52,11 +51,10 @@ class Exec(NamedTuple):
     env: dict[str, str]
     cwd: str
     rlimits: list[list[int]]
-    FDS = 3
 
 
 class ExecTerminal(NamedTuple):
-    """As Exec, on a pseudo-terminal of ``rows`` by ``columns``."""
+    """As Exec, on a pseudo-terminal of the jail's own, of ``rows`` by ``columns``."""
 
     run: int
     argv: list[str]
@@ -65,14 +63,12 @@ class ExecTerminal(NamedTuple):
     rlimits: list[list[int]]
     rows: int
     columns: int
-    FDS = 0
 
 
 class KillTree(NamedTuple):
     """Kill a run's first process and its descendants, while other runs go on."""
 
     run: int
-    FDS = 0
 
 
 class OpenFile(NamedTuple):
@@ -82,7 +78,6 @@ class OpenFile(NamedTuple):
     path: str
     write: bool
     mode: int
-    FDS = 0
 
 
 class MakeDir(NamedTuple):
@@ -91,7 +86,6 @@ class MakeDir(NamedTuple):
     request: int
     path: str
     mode: int
-    FDS = 0
 
 
 class MakeLink(NamedTuple):
@@ -100,7 +94,6 @@ class MakeLink(NamedTuple):
     request: int
     path: str
     target: str
-    FDS = 0
 
 
 class ListDir(NamedTuple):
@@ -108,14 +101,15 @@ class ListDir(NamedTuple):
 
     request: int
     path: str
-    FDS = 0
 
 
 class Ready(NamedTuple):
-    """The jail is built and everything dropped; fds: the jail's /proc and its scratch tmpfs."""
+    """The jail is built and everything dropped.
+
+    fds: the jail's /proc, its scratch tmpfs, and the list of its System V shared memory.
+    """
 
     version: int
-    FDS = 2
 
 
 class SetupFailed(NamedTuple):
@@ -127,7 +121,6 @@ class SetupFailed(NamedTuple):
     step: str
     errno: int
     detail: str
-    FDS = 0
 
 
 class Started(NamedTuple):
@@ -135,7 +128,6 @@ class Started(NamedTuple):
 
     run: int
     pid: int
-    FDS = 1
 
 
 class StartedTerminal(NamedTuple):
@@ -143,7 +135,6 @@ class StartedTerminal(NamedTuple):
 
     run: int
     pid: int
-    FDS = 2
 
 
 class NotStarted(NamedTuple):
@@ -152,7 +143,6 @@ class NotStarted(NamedTuple):
     run: int
     errno: int
     detail: str
-    FDS = 0
 
 
 class Exited(NamedTuple):
@@ -167,14 +157,12 @@ class Exited(NamedTuple):
     cpu_us: int
     maxrss_kib: int
     switches: int
-    FDS = 0
 
 
 class Opened(NamedTuple):
     """The answer to OpenFile; fd: the file."""
 
     request: int
-    FDS = 1
 
 
 class Listed(NamedTuple):
@@ -182,14 +170,12 @@ class Listed(NamedTuple):
 
     request: int
     entries: list[list[Any]]
-    FDS = 0
 
 
 class Done(NamedTuple):
     """The request was carried out."""
 
     request: int
-    FDS = 0
 
 
 class Failed(NamedTuple):
@@ -198,7 +184,6 @@ class Failed(NamedTuple):
     request: int
     errno: int
     detail: str
-    FDS = 0
 
 
 REQUESTS: Final[dict[str, Any]] = {
@@ -220,6 +205,10 @@ FACTS: Final[dict[str, Any]] = {
         Failed,
     )
 }
+
+
+FDS: Final[dict[type[Any], int]] = {Exec: 3, Ready: 3, Started: 1, StartedTerminal: 2, Opened: 1}
+"""How many descriptors a message brings, where it brings any."""
 
 
 def _is_int(value: object) -> bool:
@@ -261,7 +250,9 @@ CHECKS: Final[dict[str, Any]] = {
 
 def pack_frame(message: Any) -> bytes:
     """The whole frame; WireError when it is too large to be taken."""
-    body = msgpack.packb([type(message).__name__, *message], unicode_errors="surrogateescape")
+    body: bytes = msgpack.packb(
+        [type(message).__name__, *message], unicode_errors="surrogateescape"
+    )
     if len(body) > MAX_FRAME_BYTES:
         raise WireError(f"a message of {len(body)} bytes; {MAX_FRAME_BYTES} is the most")
     return HEADER.pack(len(body)) + body
@@ -274,6 +265,7 @@ def unpack_body(body: bytes, known: dict[str, Any]) -> Any:
             body,
             unicode_errors="surrogateescape",
             strict_map_key=True,
+            object_pairs_hook=_make_map,
             ext_hook=_refuse_ext,
             timestamp=0,
         )
@@ -297,6 +289,13 @@ def make_message(kind: Any, values: Sequence[Any]) -> Any:
         if not CHECKS[text](value):
             raise WireError(f"{kind.__name__}.{name}: not {text}")
     return kind(*values)
+
+
+def _make_map(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise WireError("a key twice")
+    return made
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:
@@ -335,9 +334,13 @@ class FrameBuffer:
         body = bytes(self._bytes[HEADER.size : end])
         del self._bytes[:end]
         message = unpack_body(body, self._known)
-        if len(self._fds) < message.FDS:
+        count = FDS.get(type(message), 0)
+        if len(self._fds) < count:
             raise WireError(f"{type(message).__name__}: file descriptors missing")
-        return message, [self._fds.popleft() for _ in range(message.FDS)]
+        # A later frame's come with its first byte, so with none left all of these are this one's.
+        if len(self._fds) > count and not self._bytes:
+            raise WireError(f"{type(message).__name__}: more file descriptors than it brings")
+        return message, [self._fds.popleft() for _ in range(count)]
 
     def close(self) -> None:
         """Close what nobody took."""

@@ -241,8 +241,9 @@ prepare_as_user() {
     exec 9<"$CHECKOUT/pyproject.toml"
     flock 9
     if ! has_stamp "$stamp"; then
-        mkdir -p "$VENV" && [ -w "$VENV" ] \
-            || die "you may not write to $VENV; call this in a checkout of your own"
+        if ! mkdir -p "$VENV" || ! [ -w "$VENV" ]; then
+            die "you may not write to $VENV; call this in a checkout of your own"
+        fi
         make_venv env -u PYTHONPATH -u PYTHONHOME
         printf '%s\n' "$stamp" >"$VENV/stamp"
     fi

@@ -45,6 +45,7 @@ class HostError(JailError):
 
     @classmethod
     def at_step(cls, step: str, errno: int, remedy: str | None = None) -> HostError:
+        """The kernel's answer in its own words, behind the step's name."""
         return cls(f"{step}: {os.strerror(errno)}", step=step, errno=errno, remedy=remedy)
 
 

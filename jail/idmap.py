@@ -32,7 +32,7 @@ class Extent(NamedTuple):
 
     inside: int
     outside: int
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own count() is of no use here
 
 
 Map = tuple[Extent, ...]

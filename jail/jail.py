@@ -6,15 +6,14 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 import trio
 
 from jail import transfer
 from jail.agent import wire
-from jail.background import open_background
+from jail.background import Background, open_background
 from jail.check import check_argv, check_env, check_host_path, check_path_length, check_text
-from jail.errors import JailBroken, ProtocolError
+from jail.errors import JailBroken
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
 from jail.process import JailView, Process, merge_limits
@@ -22,7 +21,9 @@ from jail.result import Result
 from jail.session import Session
 from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, open_pipe
+from jail.teardown import Init
 from jail.units import parse_size, parse_time
+from jail.watch import open_init
 
 SHORT_RUN_S = 0.002
 """A program that ends within this needs no tasks beside it: nothing to look at, and what it
@@ -45,21 +46,22 @@ class Jail:
         self,
         plan: Plan,
         session: Session,
-        init: tuple[int, int],
-        fds: tuple[int, int],
-        nursery: trio.Nursery,
+        init: Init,
+        fds: tuple[int, int, int],
+        background: Background,
     ) -> None:
         self.plan = plan
-        self.init_pid, self._init_pidfd = init
+        self.init_pid, self._init_pidfd = init.pid, init.pidfd
         self._closed = False
         self._session = session
-        self._nursery = nursery
-        self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._background = background
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
             proc_fd=fds[0],
+            init_stat_fd=open_init(fds[0]),
             scratch_fd=fds[1],
+            shm_fd=fds[2],
             enforced_by=plan.enforced_by,
             kill=self.kill,
         )
@@ -69,6 +71,11 @@ class Jail:
     def enforced_by(self) -> Mapping[str, str]:
         """Per limit, the mechanism that holds it here."""
         return self.plan.enforced_by
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs in it: the agent has ended whatever the last program left."""
+        return not self._view.running and self._session.broken is None
 
     def kill(self) -> None:
         """Kill PID 1 and with it, by the kernel, every process of the jail. At once."""
@@ -97,15 +104,16 @@ class Jail:
         program = make_program(argv, env, cwd, timeout, cpu_time, output_limit)
         data = input.encode() if isinstance(input, str) else bytes(input or b"")
         async with self._open_process(program, stdin=data) as process:
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             out, err = Collector(process.stdout), Collector(process.stderr)
             with trio.move_on_after(SHORT_RUN_S):
                 await process.wait()
             if process.returncode is None:
                 process.start_watch()
-                async with open_background() as nursery:
-                    nursery.start_soon(out.run)
-                    nursery.start_soon(err.run)
+                async with open_background() as background:
+                    background.start_soon(out.run)
+                    background.start_soon(err.run)
                     await process.wait()
             # All it left is dead by now, unless another run of this jail holds the pipes.
             out.drain()
@@ -147,7 +155,7 @@ class Jail:
     ) -> AsyncGenerator[Process, None]:
         """``stdin`` as bytes is fed and closed; None leaves a pipe's other end to the caller."""
         limits = merge_limits(self.plan.spec.limits, program)
-        process = Process(self._view, limits, self._nursery)
+        process = Process(self._view, limits, self._background, program.terminal)
         with self._session.open_run(process) as number, ExitStack() as streams:
             process.begin(number)
             try:
@@ -160,6 +168,7 @@ class Jail:
                 process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait_gone()
+                process.close()
 
     async def _exec_on_pipes(
         self,
@@ -179,13 +188,17 @@ class Jail:
                 streams.callback(stream.close)
                 setattr(process, name, stream)
                 ends.append(writer)
-            await self._session.send(wire.Exec(number, *self._make_exec(program)), ends)
+            request = wire.Exec(number, *self._make_exec(program))
+            await self._session.send(request, ends, process)
 
     def _open_stdin(
         self, process: Process, data: bytes | None, streams: ExitStack, theirs: ExitStack
     ) -> int:
         if data == b"":
-            return self._null_fd
+            # Opened anew: flags and locks belong to the open file, and would be the next run's.
+            null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            theirs.callback(os.close, null_fd)
+            return null_fd
         reader, writer = open_pipe()
         theirs.callback(os.close, reader)
         if data is None:
@@ -195,7 +208,7 @@ class Jail:
             os.write(writer, data)
             os.close(writer)
         else:
-            self._nursery.start_soon(feed, writer, data)
+            self._background.start_soon(feed, writer, data)
         return reader
 
     async def _exec_on_terminal(
@@ -207,19 +220,25 @@ class Jail:
         streams: ExitStack,
     ) -> None:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
-        await self._session.send(wire.ExecTerminal(number, *self._make_exec(program), *size))
+        rows, columns = size
+        request = wire.ExecTerminal(number, *self._make_exec(program), rows, columns)
+        await self._session.send(request, sender=process)
         await process.wait_started()
-        master = process.terminal_fd
-        if master is None:
-            raise ProtocolError("from inside the jail: a terminal that isn't one")
-        process.stdin = trio.lowlevel.FdStream(os.dup(master))
+        master = process.open_terminal()
+        # Both streams share one open file: trio would make it blocking again with the first's end.
+        os.set_blocking(master, False)
+        process.stdin = trio.lowlevel.FdStream(master)
         streams.callback(process.stdin.close)
-        process.stdout = OutputStream(master, limit, lambda: process.breach("output"))
+        reader = process.open_terminal()
+        process.stdout = OutputStream(reader, limit, lambda: process.breach("output"))
         streams.callback(process.stdout.close)
 
-    def _make_exec(self, program: ProgramSpec) -> tuple[Any, ...]:
-        env = {**self.plan.env, **program.env}
-        check_env(env)
+    def _make_exec(
+        self, program: ProgramSpec
+    ) -> tuple[list[str], dict[str, str], str, list[list[int]]]:
+        env = dict(self.plan.env)
+        if program.env:
+            env = check_env({**env, **program.env})
         workdir = self.plan.spec.workdir
         cwd = os.path.join(workdir, program.cwd) if program.cwd else workdir
         return list(program.argv), env, cwd, self._own_rlimits()
@@ -266,7 +285,8 @@ class Jail:
     def close(self) -> None:
         """What this object owns beside the process and the session."""
         self._closed = True
-        for fd in (self._null_fd, self._view.proc_fd, self._view.scratch_fd):
+        view = self._view
+        for fd in (view.proc_fd, view.init_stat_fd, view.scratch_fd, view.shm_fd):
             with suppress(OSError):
                 os.close(fd)
 
@@ -296,14 +316,13 @@ def make_program(
 
 
 def add_output(result: Result, process: Process, stdout: bytes, stderr: bytes) -> Result:
-    """The result with what was collected."""
-    assert process.stdout is not None and process.stderr is not None
+    """The result with what was collected; on a terminal there is no stderr."""
     streams = {"stdout": process.stdout, "stderr": process.stderr}
     return replace(
         result,
         stdout=stdout,
         stderr=stderr,
-        truncated=tuple(name for name, stream in streams.items() if stream.truncated),
-        stdout_bytes=process.stdout.total_bytes,
-        stderr_bytes=process.stderr.total_bytes,
+        truncated=tuple(name for name, each in streams.items() if each and each.truncated),
+        stdout_bytes=process.stdout.total_bytes if process.stdout else 0,
+        stderr_bytes=process.stderr.total_bytes if process.stderr else 0,
     )

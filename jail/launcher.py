@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import array
+import errno
+import fcntl
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ import trio
 from jail.background import open_background
 from jail.errors import HelperError, HostError, JailBroken
 from jail.host import HostFacts
-from jail.idmap import IdMap, format_map, make_outer_map
+from jail.idmap import Extent, IdMap, format_map, make_outer_map
 from jail.zygote import link
 
 BOOT = (
     "import os,sys,socket;s=socket.socket(fileno=int(sys.argv[1]));"
-    "sys.path[:0]=s.recv(65536).decode().split('\\0');"
+    "p=s.recv(65536);p or sys.exit();sys.path[:0]=p.decode().split('\\0');"
     "from jail.zygote.server import serve;serve(s)"
 )
 # Isolated, without site, without column tables: every page of the zygote that
@@ -32,6 +34,9 @@ BOOT = (
 INTERPRETER_FLAGS = ("-I", "-S", "-X", "no_debug_ranges")
 HELPER_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 5.0
+COPY_CHUNK_BYTES = 1 << 30
+MFD_EXEC = 0x10  # not in Python's os
+ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Launcher:
         reply = self._replies[jail] = _Reply()
         deny = not ids.drops_groups
         maps = format_map(ids.uids), format_map(ids.gids)
-        message = ["Clone", jail, flags, fresh, *maps, deny]
+        message = link.Clone(jail, flags, fresh, *maps, deny)
         try:
             await self._send(message, [session.fileno()])
             await reply.event.wait()
@@ -85,7 +90,7 @@ class Launcher:
 
     async def enter_outer_namespace(self, facts: HostFacts) -> None:
         """One user namespace over the whole subordinate range, mapped once by the helpers."""
-        await self._send(["Unshare"], [])
+        await self._send(link.Unshare(), [])
         await self._unshared.event.wait()
         if not self._unshared.message:
             raise HostError("the zygote died", step="zygote")
@@ -94,10 +99,10 @@ class Launcher:
         await run_map_helper("newuidmap", facts.newuidmap, self.pid, facts.uid, facts.subuids)
         await run_map_helper("newgidmap", facts.newgidmap, self.pid, facts.gid, facts.subgids)
 
-    async def _send(self, message: list[Any], fds: list[int]) -> None:
+    async def _send(self, message: Any, fds: list[int]) -> None:
         rights = _rights(fds)
         try:
-            await self._sock.sendmsg([msgpack.packb(message)], rights)
+            await self._sock.sendmsg([link.pack(message)], rights)
         except OSError as error:
             raise JailBroken("the zygote died") from error
 
@@ -131,7 +136,7 @@ class Launcher:
         reply.event.set()
 
     async def aclose(self) -> None:
-        """Hang up, which ends every jail; kill it if that takes too long. Shielded by the caller."""
+        """Hang up, which ends every jail; kill it if that takes long. Shielded by the caller."""
         self._sock.close()
         pidfd = os.pidfd_open(self.pid) if self._process.poll() is None else -1
         if pidfd >= 0:
@@ -162,8 +167,8 @@ async def open_launcher(
     ours.send("\0".join(import_paths()).encode())
     launcher = Launcher(process, trio.socket.from_stdlib_socket(ours))
     try:
-        async with open_background() as nursery:
-            await nursery.start(launcher.read_replies)
+        async with open_background() as background:
+            await background.start(launcher.read_replies)
             if ids == "subuid":
                 await launcher.enter_outer_namespace(facts)
             yield launcher
@@ -177,19 +182,63 @@ def _start(fd: int, keep_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
 
     A session of its own keeps the terminal's Ctrl-C away from it.
     """
-    return subprocess.Popen(
-        [sys.executable, *INTERPRETER_FLAGS, "-c", BOOT, str(fd)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env={},
-        cwd="/",
-        pass_fds=(fd, *keep_fds),
-        start_new_session=True,
-    )
+    with ExitStack() as stack:
+        executable, env = None, {}
+        if is_own(sys.executable):
+            image_fd = copy_to_memory(sys.executable)
+            stack.callback(os.close, image_fd)
+            executable, keep_fds = f"/proc/self/fd/{image_fd}", (*keep_fds, image_fd)
+            # $ORIGIN in an interpreter's RPATH would be the copy's place.
+            env = {"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
+        return subprocess.Popen(
+            [sys.executable, *INTERPRETER_FLAGS, "-c", BOOT, str(fd)],
+            executable=executable,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=env,
+            cwd="/",
+            pass_fds=(fd, *keep_fds),
+            start_new_session=True,
+        )
+
+
+def is_own(path: str) -> bool:
+    """Whether a program with our uid could change the file or its mode."""
+    return os.stat(path).st_uid == os.geteuid() or os.access(path, os.W_OK)
+
+
+def copy_to_memory(path: str) -> int:
+    """A sealed copy of a program, to be executed in its place; the fd is the caller's.
+
+    A program whose ``#!`` is /proc/self/exe gets hold of the file that its agent was started
+    from, on the host's own mount. If that is ours (~/.pyenv, conda, uv), so would be the power
+    over it: the class of CVE-2019-5736.
+    """
+    writer = open_memory(os.path.basename(path))
+    try:
+        with open(path, "rb") as file:
+            while os.sendfile(writer, file.fileno(), None, COPY_CHUNK_BYTES):
+                pass
+        fcntl.fcntl(writer, fcntl.F_ADD_SEALS, ALL_SEALS)
+        # What is open for writing can't be executed: execve(2), ETXTBSY.
+        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writer)
+
+
+def open_memory(name: str) -> int:
+    """``memfd_create(2)`` of something executable; kernels before 6.3 need not be told."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
 
 
 def import_paths() -> list[str]:
-    """Where jail and msgpack lie; given over the socket, as a command line is everybody's to read."""
+    """Where jail and msgpack lie; given over the socket: everybody can read a command line."""
     here = Path(__file__).resolve().parent.parent
     there = Path(msgpack.__file__).resolve().parent.parent
     return list(dict.fromkeys([str(here), str(there)]))
@@ -201,7 +250,8 @@ async def run_map_helper(
     """``newuidmap PID INSIDE OUTSIDE COUNT …``; HostError carries what it said."""
     if program is None:
         raise HostError(f"{step} is not installed", step=step)
-    numbers = [str(n) for extent in make_outer_map(own_id, ranges) for n in extent]
+    wanted = make_outer_map(own_id, ranges)
+    numbers = [str(n) for extent in wanted for n in extent]
     try:
         with trio.fail_after(HELPER_TIMEOUT_S):
             done = await trio.run_process(
@@ -210,6 +260,7 @@ async def run_map_helper(
                 capture_stderr=True,
                 check=False,
                 env={"PATH": "/usr/bin:/bin"},
+                deliver_cancel=kill_helper,
             )
     except trio.TooSlowError:
         raise HelperError(f"{step}: no answer within {HELPER_TIMEOUT_S:g} s") from None
@@ -218,6 +269,19 @@ async def run_map_helper(
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[:500]
         raise HostError(f"{step} failed: {said or done.returncode}", step=step)
+    if read_map(pid, step.removeprefix("new").replace("idmap", "id_map")) != set(wanted):
+        raise HelperError(f"{step}: says it has done it, and has mapped something else")
+
+
+def read_map(pid: int, name: str) -> set[Extent]:
+    """What a process's ``uid_map`` or ``gid_map`` says, in no order."""
+    lines = Path(f"/proc/{pid}/{name}").read_text().splitlines()
+    return {Extent(*map(int, line.split())) for line in lines}
+
+
+async def kill_helper(process: trio.Process) -> None:
+    """At once: it has nothing to put in order, and SIGTERM would wait for a stopped one."""
+    process.kill()
 
 
 def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:

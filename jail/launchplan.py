@@ -18,6 +18,8 @@ class Source(NamedTuple):
 
 
 class MakeDir(NamedTuple):
+    """A directory and its parents, unless they are there."""
+
     path: str
     mode: int
 
@@ -77,7 +79,7 @@ class MountProc(NamedTuple):
 
 
 class Seal(NamedTuple):
-    """Make the one mount at ``path`` ("" is the root) read-only; mounts below keep their own say."""
+    """Make the one mount at ``path`` ("" is the root) read-only, not those below it."""
 
     path: str
 
@@ -101,7 +103,7 @@ STEPS: dict[str, type[Any]] = {
 
 
 class Root(NamedTuple):
-    """The root filesystem: an empty tmpfs; or an overlay over source number ``lower``, or itself."""
+    """The root filesystem: an empty tmpfs; or an overlay over source ``lower``, or itself."""
 
     lower: int | None
     overlay: bool

@@ -53,6 +53,7 @@ HIDDEN: Final = (
     "key-users",
     "keys",
     "latency_stats",
+    "pressure",
     "sched_debug",
     "scsi",
     "timer_list",
@@ -98,7 +99,10 @@ class Plan:
     env: Mapping[str, str]
     program_rlimits: tuple[tuple[int, int, int], ...]
     enforced_by: Mapping[str, str]
+    warnings: tuple[str, ...]
+    """what is weaker here than it could be, and nobody asked for it"""
     notes: tuple[str, ...]
+    """what is weaker because it was asked for"""
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -146,16 +150,15 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         env=make_env(spec, who),
         program_rlimits=make_program_rlimits(spec.limits),
         enforced_by=enforced_by,
-        notes=make_notes(spec, facts, ids),
+        warnings=make_warnings(spec, facts, ids),
+        notes=make_notes(spec),
     )
 
 
 def decide_ids(spec: JailSpec, facts: HostFacts) -> str:
     """``subuid`` where ranges and helpers are there and ``single`` wasn't asked for."""
-    if spec.userns == "auto" and facts.can_map_subids:
-        if idmap.count_slices(facts.subuids, facts.subgids) > 0:
-            return "subuid"
-    return "single"
+    slices = idmap.count_slices(facts.subuids, facts.subgids) if facts.can_map_subids else 0
+    return "subuid" if spec.userns == "auto" and slices > 0 else "single"
 
 
 def decide_user_as(
@@ -268,16 +271,24 @@ def make_env(spec: JailSpec, who: user.User) -> dict[str, str]:
     return {**base, "HOSTNAME": spec.hostname, **spec.env}
 
 
-def make_notes(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
-    """What is weaker than it could be, in a sentence each."""
-    notes = []
+def make_warnings(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
+    """A sentence for each thing that this host can't do as well as others."""
+    warnings = []
     if ids == "single" and spec.userns == "auto":
-        notes.append("one id only: no subordinate ids or no newuidmap; jails share the user's id")
+        warnings.append(
+            "one id only: no subordinate ids or no newuidmap; jails share the user's id"
+        )
     if ids == "single" and len(set(facts.groups) - {facts.gid}) > 0:
-        notes.append(
+        warnings.append(
             "supplementary groups stay on the program's processes: without newgidmap the kernel "
             "lets nobody drop them, so what the groups may read of a volume is readable"
         )
+    return tuple(warnings)
+
+
+def make_notes(spec: JailSpec) -> tuple[str, ...]:
+    """A sentence for each wall that was asked away."""
+    notes = []
     if spec.network == "host":
         notes.append("network host: the host's loopback and LAN are open to the program")
     if spec.seccomp == "unconfined":
@@ -291,7 +302,7 @@ def _make_root(spec: JailSpec, inputs: Inputs, sources: list[Source]) -> Root:
     lower = None
     if inputs.rootfs is not None:
         lower = _add_source(sources, inputs.rootfs)
-    given = {each.target[1:] for each in (*spec.volumes, *spec.tmpfs)}
+    given = {target[1:] for target in spec.targets}
     return Root(
         lower=lower,
         # Nothing is written to a read-only root that has every mount point already.
@@ -357,8 +368,7 @@ def _make_proc(facts: HostFacts) -> MountProc:
 
 def _make_scratch(spec: JailSpec) -> list[Step]:
     steps: list[Step] = []
-    covered = {each.target for each in (*spec.volumes, *spec.tmpfs)}
-    if "/tmp" not in covered:
+    if "/tmp" not in spec.targets:
         steps.append(BindScratch("tmp", "tmp", 0o1777))
     for name in _default_workdir(spec):
         steps.append(BindScratch("work", name, 0o755))
@@ -367,8 +377,7 @@ def _make_scratch(spec: JailSpec) -> list[Step]:
 
 def _default_workdir(spec: JailSpec) -> tuple[str, ...]:
     """The working directory made for the program, unless it lies in something that was given."""
-    given = ("/proc", "/dev", "/usr", "/etc", *(f"/{name}" for name in MERGED_USR))
-    given += tuple(each.target for each in (*spec.volumes, *spec.tmpfs))
+    given = ("/proc", "/dev", "/usr", "/etc", *(f"/{name}" for name in MERGED_USR), *spec.targets)
     workdir = spec.workdir
     if workdir in ("/", "/tmp") or any(workdir == g or workdir.startswith(g + "/") for g in given):
         return ()

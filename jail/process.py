@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import signal
@@ -13,14 +14,16 @@ from typing import Any, Final
 
 import trio
 
-from jail import watch
+from jail import detached, watch
 from jail.agent import wire
+from jail.background import Background
 from jail.errors import JailBroken, ProgramError, ProtocolError
-from jail.kernel.process import kill_pidfd, pidfd_info, wait_status_parts
-from jail.result import Result
+from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
+from jail.result import Result, Verdict
 from jail.session import Session
 from jail.spec import Limits, ProgramSpec
 from jail.stream import OutputStream
+from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size
 from jail.verdict import Breach, Facts, decide
 
@@ -53,12 +56,19 @@ class JailView:
     session: Session
     init_pid: int
     proc_fd: int
+    init_stat_fd: int
     scratch_fd: int
+    shm_fd: int
     enforced_by: Mapping[str, str]
     kill: Any
     """kills the whole jail, synchronously"""
     running: dict[int, Process] = field(default_factory=dict)
     """the runs now under way, by number"""
+
+    @functools.cached_property
+    def agent_peak_bytes(self) -> int:
+        """The agent's own greatest resident set when the first run ended."""
+        return watch.read_peak(self.proc_fd, 1)
 
 
 class Process:
@@ -68,21 +78,25 @@ class Process:
     output, which whoever reads the streams has).
     """
 
-    def __init__(self, view: JailView, limits: Limits, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, view: JailView, limits: Limits, background: Background, terminal: bool = False
+    ) -> None:
         self._view = view
+        self._on_terminal = terminal
         self._limits = limits
-        self._nursery = nursery
+        self._background = background
         self._run = 0
         self.stdin: trio.abc.SendStream | None = None
         self.stdout: OutputStream | None = None
         self.stderr: OutputStream | None = None
-        self.terminal_fd: int | None = None
+        self._terminal_fd = -1
         self.pidfd = -1
         self._pid_inside = 0
         self._began = trio.current_time()
         self._ended_s = 0.0
         self._breaches: list[Breach] = []
         self._killed = False
+        self._asked = False
         self._watched = False
         self._wake = trio.Event()
         self._started = trio.Event()
@@ -91,6 +105,8 @@ class Process:
         self._result: Result | None = None
         self._book = watch.CpuBook()
         self._had_company = False
+        self._detached_bytes = 0
+        self._next_search = self._searched_s = 0.0
         self.usage = Usage()
 
     @property
@@ -119,7 +135,7 @@ class Process:
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        if self.pidfd < 0 and self._result is not None and self._result.exit_code is None:
+        if self._result is not None and self._result.verdict is Verdict.IE:
             raise JailBroken(self._result.message)
 
     def send_signal(self, number: int) -> None:
@@ -128,13 +144,22 @@ class Process:
             kill_pidfd(self.pidfd, number)
 
     def terminate(self) -> None:
+        """SIGTERM to its first process."""
         self.send_signal(signal.SIGTERM)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell its terminal, if it has one, a new size: TIOCSWINSZ, ioctl_tty(2)."""
+        if self._terminal_fd >= 0:
+            set_terminal_size(self._terminal_fd, rows, columns)
 
     def kill(self) -> None:
         """End it and all it started; ``wait`` tells when that is done."""
         if self._done.is_set():
             return
         self._killed = True
+        if not self._asked and not self._breaches:
+            self._close_books(None, "ended before it was asked for")
+            return
         self.start_watch()
         self._wake.set()
         self._kill_first()
@@ -154,16 +179,23 @@ class Process:
 
     # -- what the session tells ---------------------------------------------------------------
 
+    def on_wait(self) -> None:
+        """The agent doesn't read: its time runs all the same."""
+        self.start_watch()
+
+    def on_send(self) -> None:
+        self._asked = True
+
     def begin(self, run: int) -> None:
         """The run's number; what the jail has used so far is not this run's."""
         self._run = run
         for other in self._view.running.values():
             other._had_company = self._had_company = True
         self._view.running[run] = self
-        self._book.open(watch.read_init(self._view.proc_fd))
+        self._book.open(watch.read_init(self._view.init_stat_fd))
 
     def receive(self, message: Any, fds: list[int]) -> None:
-        """Started, then Exited; or NotStarted. ProtocolError for what an honest agent never says."""
+        """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
         if isinstance(message, wire.Started | wire.StartedTerminal):
             self._accept_start(message, fds)
         elif isinstance(message, wire.NotStarted):
@@ -177,14 +209,14 @@ class Process:
             self._close_books(None, None if self._breaches else str(error))
 
     def _accept_start(self, message: Any, fds: list[int]) -> None:
-        if self._started.is_set():
+        if flaw := self._find_flaw(message, fds):
             for fd in fds:
                 os.close(fd)
-            raise ProtocolError("from inside the jail: a program that starts twice")
+            raise ProtocolError(f"from inside the jail: {flaw}")
         self.pidfd, self._pid_inside = fds[0], message.pid
-        if len(fds) > 1:
-            self.terminal_fd = fds[1]
         self._started.set()
+        if len(fds) > 1:
+            self._terminal_fd = fds[1]
         info = pidfd_info(self.pidfd)
         alive = info is not None and info.wait_status is None
         if alive and info is not None and info.ppid not in (self._view.init_pid, 0):
@@ -192,7 +224,20 @@ class Process:
         if self._killed:
             self._kill_first()
 
+    def _find_flaw(self, message: Any, fds: list[int]) -> str:
+        if self._started.is_set():
+            return "a program that starts twice"
+        if isinstance(message, wire.StartedTerminal) != self._on_terminal:
+            return "a terminal that nobody asked for, or none where one was"
+        if not is_pidfd(fds[0]):
+            return "something else than a pidfd"
+        if len(fds) > 1 and not is_master(fds[1]):
+            return "something else than a terminal"
+        return ""
+
     def _refuse(self, message: wire.NotStarted) -> None:
+        if self._started.is_set():
+            raise ProtocolError("from inside the jail: a program that didn't start after it did")
         status = ENOENT_STATUS if message.errno == errno.ENOENT else OTHER_STATUS
         self._refusal = ProgramError(message.detail[:1000], exit_status=status, errno=message.errno)
         self._finish()
@@ -211,7 +256,7 @@ class Process:
         """Begin to look at it; the first milliseconds of a program need no watching."""
         if not self._watched:
             self._watched = True
-            self._nursery.start_soon(self._watch)
+            self._background.start_soon(self._watch)
 
     async def _watch(self) -> None:
         """Look, and end it when it is time; until it has ended."""
@@ -223,9 +268,10 @@ class Process:
             with trio.move_on_after(self._cut_to_deadline(pause)):
                 await self._wake.wait()
                 continue
-            looked = trio.current_time()
+            looked, self._searched_s = trio.current_time(), 0.0
             await self._look()
-            pause = max(self._find_pause(), (trio.current_time() - looked) * LOOK_SHARE)
+            took = trio.current_time() - looked - self._searched_s
+            pause = max(self._find_pause(), took * LOOK_SHARE)
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
@@ -263,12 +309,33 @@ class Process:
 
     async def _measure(self, pids: list[int]) -> int:
         """The cheap sum; the exact one before anybody is killed for it."""
-        total = watch.read_memory(self._view.proc_fd, pids)
-        limit = self._limits.memory_bytes
-        if limit is None or total <= limit:
+        view, limit = self._view, self._limits.memory_bytes
+        total = watch.read_memory(view.proc_fd, pids)
+        if limit is None:
             return total
-        proc_fd = self._view.proc_fd
-        return await trio.to_thread.run_sync(watch.read_exact_memory, proc_fd, pids)
+        if total + detached.read_most_possible() > limit:
+            total += await self._search_detached(pids)
+        if total <= limit:
+            return total
+        return await trio.to_thread.run_sync(self._read_exact, pids)
+
+    def _read_exact(self, pids: list[int]) -> int:
+        total = watch.read_exact_memory(self._view.proc_fd, pids)
+        more = self._read_detached(pids)
+        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
+
+    def _read_detached(self, pids: list[int]) -> int:
+        view = self._view
+        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
+
+    async def _search_detached(self, pids: list[int]) -> int:
+        """What is in nobody's resident set, as of the last search. It has a pace of its own:
+        whoever opens a million files must not slow down the looks at everything else."""
+        if (began := trio.current_time()) >= self._next_search:
+            self._detached_bytes = await trio.to_thread.run_sync(self._read_detached, pids)
+            now = trio.current_time()
+            self._searched_s, self._next_search = now - began, now + (now - began) * LOOK_SHARE
+        return self._detached_bytes
 
     def _judge(self, tasks: int) -> None:
         limits, usage = self._limits, self.usage
@@ -329,6 +396,7 @@ class Process:
             processes_peak=self.usage.processes_peak,
             enforced_by=dict(self._view.enforced_by),
             message=failure or describe_limit(limit, self._limits),
+            fault="sandbox" if failure is not None else None,
             killed=self._killed,
             limit=limit,
             context_switches_forced=None if exited is None else exited.switches,
@@ -347,14 +415,34 @@ class Process:
         usage, limits = self.usage, self._limits
         if len(self._view.running) == 1:
             # All it left has been killed and reaped, so init is the only one to ask.
-            seconds = self._update_book(watch.read_init(self._view.proc_fd))
+            seconds = self._update_book(watch.read_init(self._view.init_stat_fd))
             usage.cpu_time_s = max(usage.cpu_time_s, seconds)
         usage.cpu_time_s = max(usage.cpu_time_s, exited.cpu_us / 1e6)
-        usage.memory_peak_bytes = max(usage.memory_peak_bytes, exited.maxrss_kib * 1024)
+        self._take_peak(exited.maxrss_kib * 1024)
         late = limits.cpu_time_s is not None and usage.cpu_time_s > limits.cpu_time_s
         if late and not self._breaches:
             self._breaches.append(Breach("cpu_time", self._ended_s))
         self._note_disk()
+
+    def _take_peak(self, largest_bytes: int) -> None:
+        """The greatest resident set of any of its processes.
+
+        exec(2) hands on the peak of the memory it replaces, which after a vfork is the agent's:
+        up to that size it is no more than a bound, and what was seen is better.
+        """
+        seen = self.usage.memory_peak_bytes
+        if largest_bytes > self._view.agent_peak_bytes or not seen:
+            self.usage.memory_peak_bytes = max(seen, largest_bytes)
+
+    def open_terminal(self) -> int:
+        """Its terminal's master side, a copy of the caller's own."""
+        return os.dup(self._terminal_fd)
+
+    def close(self) -> None:
+        """Give the terminal's master side back."""
+        fd, self._terminal_fd = self._terminal_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def release(self) -> None:
         """Give the pidfd back."""
@@ -383,16 +471,16 @@ def describe_limit(limit: str | None, limits: Limits) -> str:
     if limit is None:
         return ""
     texts = {
-        "memory": lambda: f"memory limit of {format_size(limits.memory_bytes or 0)} reached",
-        "cpu_time": lambda: f"cpu time limit of {limits.cpu_time_s or 0:g} s reached",
-        "wall_time": lambda: f"wall time limit of {limits.wall_time_s or 0:g} s reached",
-        "output": lambda: f"output limit of {format_size(limits.output_bytes or 0)} reached",
-        "disk": lambda: f"disk limit of {format_size(limits.disk_bytes or 0)} reached",
-        "fsize": lambda: "file-size limit reached",
-        "pids": lambda: f"limit of {limits.pids} processes reached",
-        "seccomp": lambda: "ended by the system-call policy",
+        "memory": f"memory limit of {format_size(limits.memory_bytes or 0)} reached",
+        "cpu_time": f"cpu time limit of {limits.cpu_time_s or 0:g} s reached",
+        "wall_time": f"wall time limit of {limits.wall_time_s or 0:g} s reached",
+        "output": f"output limit of {format_size(limits.output_bytes or 0)} reached",
+        "disk": f"disk limit of {format_size(limits.disk_bytes or 0)} reached",
+        "fsize": "file-size limit reached",
+        "pids": f"limit of {limits.pids} processes reached",
+        "seccomp": "ended by the system-call policy",
     }
-    return texts[limit]()
+    return texts[limit]
 
 
 def merge_limits(jail: Limits, program: ProgramSpec) -> Limits:

@@ -7,6 +7,8 @@ import signal as signals
 from dataclasses import dataclass, field
 from typing import Any
 
+from jail.errors import HelperError, HostError, ProgramError, SpecError
+
 
 class Verdict(enum.StrEnum):
     """How a run ended, in the words graders use."""
@@ -60,12 +62,18 @@ class Result:
     """the supervisor ended it"""
     limit: str | None = None
     """which limit ended it: ``cpu_time``, ``wall_time``, ``memory``, ``output``, …"""
+    fault: str | None = None
+    """whose it is that nothing can be said (IE): ``caller``, ``host``, ``sandbox``, or
+    ``program`` where that could not be executed"""
+    failure_status: int = 125
+    """what ``jail run`` exits with then"""
     context_switches_forced: int | None = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
 
     @property
     def ok(self) -> bool:
+        """Whether it exited with 0 within every limit."""
         return self.verdict is Verdict.OK
 
     @property
@@ -73,7 +81,7 @@ class Result:
         """What ``jail run`` exits with (docs/reference.md, “Exit status”)."""
         match self.verdict:
             case Verdict.IE:
-                return 125
+                return self.failure_status
             case Verdict.TLE:
                 return 124
             case Verdict.MLE:
@@ -104,6 +112,22 @@ class Result:
             "enforced_by": dict(self.enforced_by),
             "limit": self.limit,
             "killed": self.killed,
+            "fault": self.fault,
             "context_switches_forced": self.context_switches_forced,
             "message": self.message,
         }
+
+
+FAULTS: tuple[tuple[type[Exception], str], ...] = (
+    (SpecError, "caller"),
+    (HostError, "host"),
+    (HelperError, "host"),
+    (ProgramError, "program"),
+)
+
+
+def make_failure(error: Exception) -> Result:
+    """The result of a run that never was: IE, whose fault, and the error's own sentence."""
+    fault = next((name for kind, name in FAULTS if isinstance(error, kind)), "sandbox")
+    status = error.exit_status if isinstance(error, ProgramError) else 125
+    return Result(verdict=Verdict.IE, message=str(error), fault=fault, failure_status=status)

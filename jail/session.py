@@ -14,6 +14,8 @@ import trio
 from jail.agent import wire
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
+SEND_GRACE_S = 2.0
+
 
 class Receiver(Protocol):
     """Who takes the answers of one run, as they come in; ProtocolError if they can't be."""
@@ -25,10 +27,29 @@ class Receiver(Protocol):
         """The session broke: no more will come."""
 
 
-class Call:
-    """One question that somebody waits for the answer of."""
+class Sender(Protocol):
+    """Who wants to know how far a request has come."""
 
-    def __init__(self) -> None:
+    def on_wait(self) -> None:
+        """The agent is slow to read: it may take long."""
+
+    def on_send(self) -> None:
+        """The first byte is about to go: from here on there will be an answer."""
+
+
+ANSWERS = {
+    wire.OpenFile: wire.Opened,
+    wire.ListDir: wire.Listed,
+    wire.MakeDir: wire.Done,
+    wire.MakeLink: wire.Done,
+}
+
+
+class Call:
+    """One question that somebody waits for the answer of, which is of one of these kinds."""
+
+    def __init__(self, *kinds: type) -> None:
+        self.kinds = kinds
         self._ready = trio.Event()
         self._answer: tuple[Any, list[int]] | None = None
         self._broken: Exception | None = None
@@ -57,6 +78,20 @@ class Call:
             self._answer = None
 
 
+class Nobody:
+    """Takes the answer to a question whose asker has gone."""
+
+    def __init__(self, kinds: tuple[type, ...]) -> None:
+        self.kinds = kinds
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+
+    def fail(self, error: Exception) -> None:
+        return
+
+
 class Session:
     """One jail's connection. Owns the socket; :meth:`read` is the task that hands answers out."""
 
@@ -67,20 +102,20 @@ class Session:
         self._send_lock = trio.Lock()
         self._buffer = wire.FrameBuffer(wire.FACTS)
         self._next = 0
-        self._ready = Call()
+        self._ready = Call(wire.Ready, wire.SetupFailed)
         self._setup: Call | None = self._ready
         self._runs: dict[int, Receiver] = {}
-        self._requests: dict[int, Call] = {}
+        self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
         self.on_break: Callable[[], None] | None = None
-        """called when something inside breaks the protocol"""
+        """called when the jail has to end: something inside breaks the protocol or reads nothing"""
 
     async def send_frame(self, frame: bytes) -> None:
         """A whole frame that was packed before."""
         await self._send_packed(frame)
 
-    async def wait_ready(self) -> tuple[int, int]:
-        """The fds of the jail's /proc and scratch filesystem; HostError or SpecError when init gave up."""
+    async def wait_ready(self) -> tuple[int, int, int]:
+        """The fds that Ready brings; HostError or SpecError when init gave up."""
         message, fds = await self._ready.get()
         if isinstance(message, wire.SetupFailed):
             raise make_setup_error(message)
@@ -88,7 +123,8 @@ class Session:
             for fd in fds:
                 os.close(fd)
             raise ProtocolError(f"the agent speaks version {message.version}")
-        return fds[0], fds[1]
+        proc_fd, scratch_fd, shm_fd = fds
+        return proc_fd, scratch_fd, shm_fd
 
     @contextmanager
     def open_run(self, receiver: Receiver) -> Iterator[int]:
@@ -106,27 +142,38 @@ class Session:
         """One file request; TransferError with the agent's words where it failed."""
         self._raise_if_broken()
         self._next += 1
-        number, call = self._next, Call()
+        number, call = self._next, Call(ANSWERS[kind], wire.Failed)
         self._requests[number] = call
         try:
             await self._send(kind(number, *fields))
             answer, fds = await call.get()
         finally:
-            self._requests.pop(number, None)
+            if number in self._requests:  # cancelled; the agent will answer all the same
+                self._requests[number] = Nobody(call.kinds)
             call.close()
         if isinstance(answer, wire.Failed):
             raise TransferError(answer.detail[:1000], errno=answer.errno)
         return answer, fds
 
-    async def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+    async def send(
+        self,
+        message: Any,
+        fds: Sequence[int] = (),
+        sender: Sender | None = None,
+    ) -> None:
         """One request without an answer of its own."""
         self._raise_if_broken()
-        await self._send(message, fds)
+        await self._send_packed(wire.pack_frame(message), fds, sender)
 
-    async def _send(self, message: Any, fds: Sequence[int] = ()) -> None:
-        await self._send_packed(wire.pack_frame(message), fds)
+    async def _send(self, message: Any) -> None:
+        await self._send_packed(wire.pack_frame(message))
 
-    async def _send_packed(self, packed: bytes, fds: Sequence[int] = ()) -> None:
+    async def _send_packed(
+        self,
+        packed: bytes,
+        fds: Sequence[int] = (),
+        sender: Sender | None = None,
+    ) -> None:
         """At once where the socket takes it, which spares a round of the scheduler."""
         frame = memoryview(packed)
         rights = []
@@ -134,21 +181,40 @@ class Session:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
         try:
             if not self._send_lock.locked():
+                if sender is not None:
+                    sender.on_send()
                 with suppress(BlockingIOError):
                     frame = frame[self._raw.sendmsg([frame], rights) :]
                     rights = []
             if frame:
-                await self._send_rest(frame, rights)
+                if sender is not None:
+                    sender.on_wait()
+                await self._send_rest(frame, rights, sender)
         except OSError as error:
             raise self.broken or JailBroken("the jail's agent has gone") from error
 
-    async def _send_rest(self, frame: memoryview, rights: list[tuple[int, int, bytes]]) -> None:
-        # Half a frame can't be taken back, so the second half goes out whatever is cancelled.
+    async def _send_rest(
+        self, frame: memoryview, rights: list[tuple[int, int, bytes]], sender: Sender | None
+    ) -> None:
         async with self._send_lock:
-            with trio.CancelScope(shield=True):
+            if sender is not None:
+                sender.on_send()
+            try:
                 while frame:
                     frame = frame[await self._sock.sendmsg([frame], rights) :]
                     rights = []
+            finally:
+                if frame:
+                    await self._send_tail(frame, rights)
+
+    async def _send_tail(self, frame: memoryview, rights: list[tuple[int, int, bytes]]) -> None:
+        """Half a frame can't be taken back: cancelled, the rest goes out, or the jail ends."""
+        with trio.move_on_after(SEND_GRACE_S, shield=True):
+            while frame:
+                frame = frame[await self._sock.sendmsg([frame], rights) :]
+                rights = []
+        if frame:
+            self._break(JailBroken("the jail's agent takes no more requests"), kill=True)
 
     async def read(self) -> None:
         """Until the agent hangs up or says something no agent says."""
@@ -172,7 +238,12 @@ class Session:
     def _hand_out(self, message: Any, fds: list[int]) -> None:
         receiver = self._find_receiver(message)
         if receiver is not None:
-            receiver.receive(message, fds)
+            try:
+                receiver.receive(message, fds)
+            except ProtocolError as error:
+                # It may have been taken off the list of those who are told.
+                receiver.fail(error)
+                raise
             return
         for fd in fds:
             os.close(fd)
@@ -187,11 +258,21 @@ class Session:
             return self._runs.pop(message.run, None)
         if isinstance(message, wire.Started | wire.StartedTerminal):
             return self._runs.get(message.run)
-        return self._requests.pop(message.request, None)
+        call = self._requests.get(message.request)
+        if call is None or type(message) not in call.kinds:
+            return None
+        return self._requests.pop(message.request)
 
-    def _break(self, error: Exception) -> None:
-        self.broken = error
-        if isinstance(error, ProtocolError) and self.on_break is not None:
+    def accuse(self, what: str) -> ProtocolError:
+        """What an answer turned out to be, that no honest agent gives: the jail is killed."""
+        error = ProtocolError(f"from inside the jail: {what}")
+        if self.broken is None:
+            self._break(error)
+        return error
+
+    def _break(self, error: Exception, kill: bool = False) -> None:
+        self.broken = self.broken or error
+        if (kill or isinstance(error, ProtocolError)) and self.on_break is not None:
             self.on_break()
         for call in (self._ready, *self._runs.values(), *self._requests.values()):
             call.fail(error)

@@ -13,7 +13,7 @@ F_OFD_SETLK = 37
 
 
 class SlotPool:
-    """Byte locks on one file (``F_OFD_SETLK``, fcntl_locking(2)): a killed owner's go by themselves.
+    """Byte locks on one file (``F_OFD_SETLK``, fcntl_locking(2)): a killed owner's go.
 
     ``fd`` may be inherited by a helper that has to outlive us: the locks last until both are gone.
     """

@@ -128,6 +128,11 @@ class JailSpec:
     userns: Literal["auto", "single"] = "auto"
     require: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where volumes and tmpfs go, inside."""
+        return (*(each.target for each in self.volumes), *(each.target for each in self.tmpfs))
+
     def __post_init__(self) -> None:
         check_host_path(self.rootfs, "rootfs")
         _refuse_double_targets(self)

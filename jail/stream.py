@@ -19,8 +19,10 @@ class OutputStream(trio.abc.ReceiveStream):
     """
 
     def __init__(self, fd: int, limit: int | None, on_excess: Callable[[], None]) -> None:
-        self._stream = trio.lowlevel.FdStream(fd)
         self._fd = fd
+        os.set_blocking(fd, False)
+        self._stream: trio.lowlevel.FdStream | None = None
+        """made when somebody waits: a short program's output is there when it is looked for"""
         self._limit = limit
         self._on_excess = on_excess
         self.total_bytes = 0
@@ -30,7 +32,7 @@ class OutputStream(trio.abc.ReceiveStream):
         """As trio's; b"" is the end, also where a terminal's other side has gone (EIO)."""
         while True:
             try:
-                data = bytes(await self._stream.receive_some(max_bytes or CHUNK_BYTES))
+                data = bytes(await self._open().receive_some(max_bytes or CHUNK_BYTES))
             except trio.BrokenResourceError:
                 return b""
             kept = self._count(data)
@@ -54,11 +56,23 @@ class OutputStream(trio.abc.ReceiveStream):
             self._on_excess()
         return data[: max(0, self._limit - before)]
 
+    def _open(self) -> trio.lowlevel.FdStream:
+        if self._fd < 0:
+            raise trio.ClosedResourceError("the stream is closed")
+        if self._stream is None:
+            self._stream = trio.lowlevel.FdStream(self._fd)
+        return self._stream
+
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        self.close()
+        await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
+        elif self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
 
 class Collector:
@@ -95,5 +109,11 @@ async def feed(fd: int, data: bytes) -> None:
 
 
 def open_pipe() -> tuple[int, int]:
-    """(read end, write end), both close-on-exec."""
-    return os.pipe2(os.O_CLOEXEC)
+    """(read end, write end), both close-on-exec.
+
+    A program of another id opens ``/dev/stdout``, too, which asks for a right to the pipe itself.
+    Nobody has a way to it but who has the descriptor.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.fchmod(writer, 0o666)
+    return reader, writer

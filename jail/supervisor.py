@@ -11,13 +11,12 @@ from typing import Any, Final
 
 import trio
 
-from jail.background import open_background
+from jail.background import Background, open_background
 from jail.check import show
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
-from jail.kernel.process import kill_pidfd
 from jail.launcher import Launcher, open_launcher
 from jail.plan import DEVICES, Inputs, Plan, make_plan
 from jail.result import Result
@@ -32,9 +31,9 @@ from jail.source import (
     read_top_dirs,
 )
 from jail.spec import JailSpec, make_spec
+from jail.teardown import Init, Teardown
 from jail.user import HOST_GROUP, HOST_PASSWD
 
-END_TIMEOUT_S = 10.0
 VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 """what becomes of a volume or a root filesystem while a jail is being opened"""
 
@@ -45,13 +44,14 @@ class Supervisor:
     Made by :func:`open_supervisor`.
     """
 
-    def __init__(self, facts: HostFacts, stack: AsyncExitStack, nursery: trio.Nursery) -> None:
+    def __init__(self, facts: HostFacts, stack: AsyncExitStack, background: Background) -> None:
         self.facts = facts
         self._stack = stack
-        self._nursery = nursery
+        self._background = background
         self._launchers: dict[str, Launcher] = {}
         self._starting = trio.Lock()
         self._slots: SlotPool | None = None
+        self._teardown = Teardown(background)
         self._next = 0
         self._last: tuple[JailSpec | None, Inputs | None, Plan | None] = None, None, None
 
@@ -66,22 +66,14 @@ class Supervisor:
         """
         plan = self._plan(choose_spec(spec, options))
         launcher = await self._get_launcher(plan.ids)
-        slot = self._slots.lease() if plan.ids == "subuid" and self._slots else -1
-        try:
-            async with AsyncExitStack() as stack:
-                jail = await self._enter(stack, plan, launcher, slot)
-                yield jail
-        finally:
-            if slot >= 0 and self._slots:
-                self._slots.release(slot)
+        async with AsyncExitStack() as stack:
+            yield await self._enter(stack, plan, launcher)
 
-    async def _enter(
-        self, stack: AsyncExitStack, plan: Plan, launcher: Launcher, slot: int
-    ) -> Jail:
+    async def _enter(self, stack: AsyncExitStack, plan: Plan, launcher: Launcher) -> Jail:
         """A spare's copy of the host's mounts may be older than a volume: then once more."""
         for fresh in (False, True):
             try:
-                launch = self._launch(plan, launcher, slot, fresh)
+                launch = self._launch(plan, launcher, fresh)
                 return await stack.enter_async_context(launch)
             except HostError as error:
                 if error.step != "sources":
@@ -93,28 +85,41 @@ class Supervisor:
 
     @asynccontextmanager
     async def _launch(
-        self, plan: Plan, launcher: Launcher, slot: int, fresh: bool = False
+        self, plan: Plan, launcher: Launcher, fresh: bool = False
     ) -> AsyncGenerator[Jail, None]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
-        self._next += 1
         try:
-            async with open_background() as nursery:
-                nursery.start_soon(session.read)
+            async with open_background() as background:
+                background.start_soon(session.read)
                 # The plan waits in the socket for the one who reads it.
                 await session.send_frame(plan.frame)
                 with theirs:
-                    ids = plan.make_idmap(slot, self.facts)
-                    number = self._next
-                    init = await launcher.clone(number, plan.clone_flags, ids, theirs, fresh)
+                    init = await self._clone(plan, launcher, theirs, fresh)
+                jail = None
                 try:
                     fds = await session.wait_ready()
-                    with closing(Jail(plan, session, init, fds, nursery)) as jail:
+                    with closing(Jail(plan, session, init, fds, background)) as jail:
                         yield jail
                 finally:
-                    await end_init(init[1])
+                    await self._teardown.end(init, wait=jail is None or not jail.is_quiet)
         finally:
             session.close()
+
+    async def _clone(
+        self, plan: Plan, launcher: Launcher, session: socket.socket, fresh: bool
+    ) -> Init:
+        slots = self._slots if plan.ids == "subuid" else None
+        slot = slots.lease() if slots is not None else -1
+        self._next += 1
+        try:
+            ids = plan.make_idmap(slot, self.facts)
+            pid, pidfd = await launcher.clone(self._next, plan.clone_flags, ids, session, fresh)
+        except BaseException:
+            if slots is not None:
+                slots.release(slot)
+            raise
+        return Init(pid, pidfd, slot, slots)
 
     def _plan(self, spec: JailSpec) -> Plan:
         """Looked at anew each time, decided anew when something is different from the last time."""
@@ -136,7 +141,7 @@ class Supervisor:
                 keep: tuple[int, ...] = ()
                 if ids == "subuid":
                     keep = (self._open_slots().fd,)
-                launcher = await self._nursery.start(self._hold_launcher, ids, keep)
+                launcher = await self._background.start(self._hold_launcher, ids, keep)
                 self._launchers[ids] = launcher
             return launcher
 
@@ -168,22 +173,14 @@ def choose_spec(spec: JailSpec | None, options: Mapping[str, Any]) -> JailSpec:
     return spec
 
 
-async def end_init(pidfd: int) -> None:
-    """Kill and wait, whoever is cancelled meanwhile; bounded, for a host that is stuck."""
-    kill_pidfd(pidfd)
-    with trio.move_on_after(END_TIMEOUT_S, shield=True):
-        await trio.lowlevel.wait_readable(pidfd)
-    os.close(pidfd)
-
-
 @asynccontextmanager
 async def open_supervisor(facts: HostFacts | None = None) -> AsyncGenerator[Supervisor, None]:
     """For programs that open many jails: the first pays for the zygote, the others fork it.
 
     When the block ends every jail is gone, and so is every helper process.
     """
-    async with AsyncExitStack() as stack, open_background() as nursery:
-        yield Supervisor(facts or read_facts(), stack, nursery)
+    async with AsyncExitStack() as stack, open_background() as background:
+        yield Supervisor(facts or read_facts(), stack, background)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import trio
 
 from jail.agent import wire
 from jail.check import check_path_length, check_text, show
-from jail.errors import ProtocolError, SpecError, TransferError
+from jail.errors import SpecError, TransferError
 from jail.session import Session
 
 SMALL_BYTES = 256 * 1024
@@ -80,7 +80,7 @@ async def _open(session: Session, path: str, write: bool, mode: int) -> int:
     _, fds = await session.ask(wire.OpenFile, path, write, mode & 0o777)
     if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
         os.close(fds[0])
-        raise ProtocolError(f"from inside the jail: {path!r} opened as something else than a file")
+        raise session.accuse(f"{path!r} opened as something else than a file")
     return fds[0]
 
 
@@ -182,7 +182,8 @@ async def _get_dir(
         raise TransferError(f"{path}: more than {MAX_DEPTH} directories deep", errno=errno.ELOOP)
     listed, _ = await session.ask(wire.ListDir, path)
     for name, mode, _target in listed.entries:
-        check_name(name)
+        if not is_name(name):
+            raise session.accuse(f"{name[:80]!r} as a file's name")
         budget.left_files -= 1
         if budget.left_files < 0:
             raise TransferError(f"{path}: more than {MAX_FILES} files", errno=errno.EFBIG)
@@ -199,10 +200,9 @@ async def _get_dir(
             budget.skipped.append(below + name)
 
 
-def check_name(name: str) -> None:
+def is_name(name: str) -> bool:
     """One component, and none that leads elsewhere: the listing is a stranger's."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise ProtocolError(f"from inside the jail: {name[:80]!r} as a file's name")
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _write_new(dir_fd: int, name: str, data: bytes, mode: int) -> None:

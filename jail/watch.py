@@ -46,9 +46,17 @@ def read_stats(proc_fd: int) -> dict[int, Stat]:
     return stats
 
 
-def read_init(proc_fd: int) -> dict[int, Stat]:
+def open_init(proc_fd: int) -> int:
+    """An fd for :func:`read_init`; it stays with this very process."""
+    return os.open("1/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+
+
+def read_init(stat_fd: int) -> dict[int, Stat]:
     """Of init alone: enough where nothing else lives."""
-    text = _read(proc_fd, "1/stat")
+    try:
+        text = os.pread(stat_fd, 4096, 0)
+    except OSError:  # ESRCH: it is gone
+        return {}
     return {1: parse_stat(text)} if text else {}
 
 
@@ -67,6 +75,11 @@ def read_exact_memory(proc_fd: int, pids: list[int]) -> int:
         text = _read(proc_fd, f"{pid}/smaps_rollup")
         total += _sum_lines(text, PSS_LINES) if text else read_memory(proc_fd, [pid])
     return total
+
+
+def read_peak(proc_fd: int, pid: int) -> int:
+    """The greatest resident set that one process ever had, in bytes."""
+    return _sum_lines(_read(proc_fd, f"{pid}/status"), (b"VmHWM:",))
 
 
 def find_descendants(stats: dict[int, Stat], pid: int) -> set[int]:

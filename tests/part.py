@@ -22,7 +22,8 @@ NOT_EXERCISED: Final = "NOT-EXERCISED: "
 def require(*parts: str) -> None:
     """Skip unless they are all here; a part is a program or one of :data:`PARTS`."""
     for part in parts:
-        if not PARTS.get(part, lambda part=part: shutil.which(part) is not None)():
+        is_here = PARTS[part]() if part in PARTS else shutil.which(part) is not None
+        if not is_here:
             pytest.skip(f"this host lacks a part: {part}")
 
 
@@ -41,4 +42,4 @@ def _has_subids() -> bool:
     return facts.can_map_subids and count_slices(facts.subuids, facts.subgids) > 0
 
 
-PARTS: Final[Mapping[str, Callable[..., bool]]] = {"subuid": _has_subids}
+PARTS: Final[Mapping[str, Callable[[], bool]]] = {"subuid": _has_subids}

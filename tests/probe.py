@@ -113,7 +113,7 @@ def can_unshare() -> bool:
 def build_probe(folder: Path) -> Probe:
     """Compile it, static, into ``folder``."""
     path = folder / "try"
-    command = ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", path, SOURCE]
+    command = ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(path), str(SOURCE)]
     subprocess.run(command, check=True, timeout=60)
     return Probe(path)
 

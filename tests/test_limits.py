@@ -1,4 +1,7 @@
-"""Each limit, reached for real: what is said, what is counted, what others notice."""
+"""Each limit, reached for real: what is said, what is counted, what others notice.
+
+Catalogue: RS-01, RS-03, RS-07, RS-09, RS-11, RS-12, RS-16.
+"""
 
 from __future__ import annotations
 
@@ -301,6 +304,100 @@ async def test_the_peak_is_what_a_program_really_held(supervisor: Supervisor) ->
     assert 150 * MiB <= result.memory_peak_bytes < 220 * MiB
 
 
+DETACHED = {
+    "memfds": (
+        "import os,time\n"
+        "for _ in range(4):\n"
+        "  f = os.memfd_create('x')\n"
+        "  for _ in range(60): os.write(f, bytes(1 << 20))\n"
+        "time.sleep(60)\n"
+    ),
+    "memfds_of_a_secretive_program": (
+        "import ctypes,os,time\n"
+        "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE\n"
+        "for _ in range(4):\n"
+        "  f = os.memfd_create('x')\n"
+        "  for _ in range(60): os.write(f, bytes(1 << 20))\n"
+        "time.sleep(60)\n"
+    ),
+    "memfds_handed_to_children": (
+        "import os,time\n"
+        "for _ in range(4):\n"
+        "  f = os.memfd_create('x')\n"
+        "  os.posix_fallocate(f, 0, 60 << 20)\n"
+        "  if os.fork() == 0: time.sleep(60)\n"
+        "  os.close(f)\n"
+        "time.sleep(60)\n"
+    ),
+    "system_v_segments": (
+        "import ctypes,time\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.shmat.restype = ctypes.c_void_p\n"
+        "for _ in range(60):\n"
+        "  place = libc.shmat(libc.shmget(0, 4 << 20, 0o600), None, 0)\n"
+        "  ctypes.memset(place, 1, 4 << 20)\n"
+        "  libc.shmdt(ctypes.c_void_p(place))\n"
+        "time.sleep(60)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", DETACHED)
+async def test_memory_that_nobody_has_mapped_ends_as_mle(
+    supervisor: Supervisor, bomb: str, userns: str
+) -> None:
+    """RS-04: it is in no process's resident set."""
+    result = await run_python(
+        supervisor, DETACHED[bomb], memory="128m", wall_time="10s", userns=userns
+    )
+    assert (result.verdict, result.limit) == (Verdict.MLE, "memory")
+    assert result.memory_peak_bytes is not None
+    assert 128 * MiB < result.memory_peak_bytes <= 256 * MiB + 64 * MiB
+    assert result.wall_time_s < 5
+
+
+async def test_a_memfd_that_is_mapped_and_shared_counts_once(supervisor: Supervisor) -> None:
+    source = (
+        "import mmap,os,time\n"
+        "f = os.memfd_create('x')\n"
+        "os.ftruncate(f, 80 << 20)\n"
+        "m = mmap.mmap(f, 80 << 20)\n"
+        "g = os.dup(f)\n"
+        "for _ in range(3):\n"
+        "  if os.fork() == 0:\n"
+        "    for i in range(0, len(m), 4096): m[i] = 1\n"
+        "    time.sleep(0.3)\n"
+        "    os._exit(0)\n"
+        "for i in range(0, len(m), 4096): m[i] = 1\n"
+        "for _ in range(3): os.wait()\n"
+        "print('done')\n"
+    )
+    result = await run_python(supervisor, source, memory="128m")
+    assert (result.verdict, result.stdout) == (Verdict.OK, b"done\n")
+    assert result.memory_peak_bytes is not None
+    assert 80 * MiB < result.memory_peak_bytes < 128 * MiB
+
+
+async def test_many_descriptors_don_t_slow_the_watch_of_memory(
+    supervisor: Supervisor,
+) -> None:
+    """The search for memfds has a pace of its own; what is resident is seen as soon as ever."""
+    source = (
+        "import os,time\n"
+        "f = os.memfd_create('x')\n"
+        "for _ in range(100): os.write(f, bytes(1 << 20))\n"
+        "for n in range(900): os.dup(0)\n"
+        "for n in range(40):\n"
+        "  if os.fork() == 0: time.sleep(60)\n"
+        "time.sleep(0.5)\n"
+        "b = []\n"
+        "while True: b.append(bytearray(1 << 20))\n"
+    )
+    result = await run_python(supervisor, source, memory="300m", wall_time="20s")
+    assert (result.verdict, result.limit) == (Verdict.MLE, "memory")
+    assert result.wall_time_s < 5
+
+
 # -- processes ----------------------------------------------------------------------------------
 
 FORK_BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass\n"
@@ -598,7 +695,8 @@ async def test_the_stack_ends_at_the_limit(supervisor: Supervisor, build: Any) -
 async def test_a_program_can_t_lift_its_own_limits(supervisor: Supervisor) -> None:
     source = (
         "import resource as r\n"
-        "for n in (r.RLIMIT_NOFILE, r.RLIMIT_NPROC, r.RLIMIT_FSIZE, r.RLIMIT_DATA, r.RLIMIT_CORE):\n"
+        "names = 'NOFILE NPROC FSIZE DATA CORE'.split()\n"
+        "for n in (getattr(r, 'RLIMIT_' + name) for name in names):\n"
         "  s, h = r.getrlimit(n)\n"
         "  try: r.setrlimit(n, (s, h + 1)); print('lifted', n)\n"
         "  except (ValueError, PermissionError): pass\n"

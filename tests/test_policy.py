@@ -1,4 +1,7 @@
-"""Seccomp policies: the shipped one call by call, the compiler against a naive reading."""
+"""Seccomp policies: the shipped one call by call, the compiler against a naive reading.
+
+Catalogue: SC-01, SC-03, SC-05, SC-11, NS-15.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""/etc/subuid and /etc/subgid are read strictly: a doubt is never a range."""
+"""/etc/subuid and /etc/subgid are read strictly: a doubt is never a range.
+
+Catalogue: UM-01, UM-02.
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ CLONE_NEWNET: Final = 0x40000000
 CLONE_PIDFD: Final = 0x1000
 CLONE_INTO_CGROUP: Final = 0x200000000
 
+ALL_FDS: Final = 2**32 - 1
+
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_SET_NAME: Final = 15
@@ -97,6 +99,11 @@ def fork_into(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
         else:
             _after_fork_parent()
     return pid, (pidfd.value if pid else -1)
+
+
+def close_range(first: int, last: int) -> None:
+    """``close_range(2)``, of this process's descriptors. ``os.closerange`` would hide an error."""
+    syscall(436, first, last, 0)
 
 
 def unshare(flags: int) -> None:
@@ -180,6 +187,11 @@ def pidfd_info(pidfd: int) -> PidfdInfo | None:
     return PidfdInfo(pid, ppid, status if mask & PIDFD_INFO_EXIT else None)
 
 
+def is_pidfd(fd: int) -> bool:
+    """By the name that the kernel gives it: that of a file begins with a slash."""
+    return os.readlink(f"/proc/self/fd/{fd}").startswith(("pidfd:", "anon_inode:[pidfd]"))
+
+
 def kill_pidfd(pidfd: int, signum: int = signal.SIGKILL) -> bool:
     """``pidfd_send_signal(2)``; False when it is already gone."""
     try:
@@ -187,6 +199,11 @@ def kill_pidfd(pidfd: int, signum: int = signal.SIGKILL) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """``pidfd_getfd(2)``: our own copy, close-on-exec, of another process's descriptor."""
+    return syscall(438, pidfd, number, 0)
 
 
 def wait_status_parts(status: int) -> tuple[int | None, int | None]:

@@ -121,7 +121,9 @@ class Builder:
             "mode": "0700",
         }
         self._scratch = mount.open_filesystem("tmpfs", options, NOSUID_NODEV)
-        mount.move_mount(self._scratch, find_staging())
+        staging = find_staging()
+        mount.move_mount(self._scratch, staging)
+        os.close(staging)
         os.mkdir("root", 0o755, dir_fd=self._scratch)
         os.mkdir(EMPTY, 0o555, dir_fd=self._scratch)
 
@@ -149,7 +151,7 @@ class Builder:
         return root
 
     def _open_overlay(self, lower: int) -> int:
-        """Kernel overlay, whiteouts in user.* xattrs; paths go by fd, so none needs escaping."""
+        """Kernel overlay, its whiteouts in user.* xattrs; paths go by fd: none needs escaping."""
         for name in (UPPER, WORK):
             os.mkdir(name, 0o755, dir_fd=self._scratch)
         upper = os.open(UPPER, os.O_PATH | os.O_CLOEXEC, dir_fd=self._scratch)

@@ -7,6 +7,7 @@ exits: nothing untrusted has run by then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -31,9 +32,9 @@ HANDOVER_FD: Final = 3
 class StepError(Exception):
     """A rung that did not hold: which, and the kernel's answer."""
 
-    def __init__(self, step: str, errno: int, detail: str = "") -> None:
+    def __init__(self, step: str, code: int, detail: str = "") -> None:
         super().__init__(step)
-        self.step, self.errno, self.detail = step, errno, detail
+        self.step, self.errno, self.detail = step, code, detail
 
 
 def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
@@ -60,8 +61,7 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
             sock.sendall(wire.pack_frame(report))
             os._exit(1)
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION)), fds)
-        for fd in fds:
-            os.close(fd)
+        close_all_but(sock.fileno())
         process.set_name("jail:agent")
         server.serve(sock)
         os._exit(0)
@@ -74,6 +74,8 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
 def prepare(flags: int) -> StepError | None:
     """The rungs that are the same for every plan; a failure is kept until there is a session."""
     try:
+        with rung("close_range"):
+            process.close_range(HANDOVER_FD + 1, process.ALL_FDS)
         if flags & process.CLONE_NEWNET:
             with rung("lo up"):
                 raise_loopback()
@@ -96,8 +98,8 @@ def rehearse(body: bytes) -> None:
         openat2(-1, "rehearsal", os.O_PATH, 0)
 
 
-def climb(plan: LaunchPlan) -> tuple[int, int]:
-    """The ladder. Gives the fds of the jail's /proc and of its scratch filesystem."""
+def climb(plan: LaunchPlan) -> tuple[int, int, int]:
+    """The ladder. Gives the fds that Ready brings to the supervisor."""
     builder = Builder(plan)
     with rung("sources"):
         builder.open_sources()
@@ -124,7 +126,16 @@ def climb(plan: LaunchPlan) -> tuple[int, int]:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
         if plan.filter:
             process.load_filter(plan.filter)
-    return proc_fd, scratch_fd
+    return proc_fd, scratch_fd, open_segments(proc_fd)
+
+
+def open_segments(proc_fd: int) -> int:
+    """The list of shared memory segments; it stays that of the opener's ipc namespace."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open("sysvipc/shm", flags, dir_fd=proc_fd)
+    except FileNotFoundError:  # a kernel without System V IPC has no segments either
+        return os.open("/dev/null", flags)
 
 
 class rung:  # noqa: N801 - reads as a word of the ladder
@@ -144,13 +155,20 @@ class rung:  # noqa: N801 - reads as a word of the ladder
 
 
 def keep_only(handover_fd: int) -> None:
-    """0, 1, 2 are /dev/null, 3 the handover socket; whatever else the zygote has is closed."""
+    """0, 1, 2 are /dev/null, 3 the handover socket; :func:`prepare` closes the zygote's others."""
     handover = fcntl.fcntl(handover_fd, fcntl.F_DUPFD_CLOEXEC, 10)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.dup2(handover, HANDOVER_FD, inheritable=False)
-    os.closerange(HANDOVER_FD + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def close_all_but(fd: int) -> None:
+    """0, 1, 2 and the session: a directory of the host left open is a way out for whoever makes
+    the agent look through /proc/self/fd (CVE-2024-21626).
+    """
+    os.closerange(HANDOVER_FD, fd)
+    os.closerange(max(HANDOVER_FD, fd + 1), os.sysconf("SC_OPEN_MAX"))
 
 
 def receive_session() -> socket.socket:
@@ -170,6 +188,8 @@ def receive_plan(sock: socket.socket) -> LaunchPlan:
     """The Setup frame, and not a byte more: what follows it is the agent's to read."""
     (size,) = wire.HEADER.unpack(_receive_exactly(sock, wire.HEADER.size))
     setup = wire.unpack_body(_receive_exactly(sock, size), {"Setup": wire.Setup})
+    if setup.version != wire.PROTOCOL_VERSION:
+        raise StepError("protocol", errno.EPROTO, f"the supervisor speaks version {setup.version}")
     return LaunchPlan.from_wire(setup.plan)
 
 
@@ -208,7 +228,10 @@ def set_limit(number: int, soft: int, hard: int) -> None:
     if most != resource.RLIM_INFINITY:
         hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-    resource.setrlimit(number, (soft, hard))
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # what Python makes of EPERM and EINVAL
+        raise OSError(errno.EINVAL, f"limit {number}: {error}") from None
 
 
 def complain(sock: socket.socket | None, error: BaseException) -> None:

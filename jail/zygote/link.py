@@ -1,9 +1,7 @@
 """The socket between the supervisor and its zygote: SOCK_SEQPACKET, one message a packet.
 
-Both ends are ours, so a malformed message is a bug and raises. Requests: ``["Clone", jail,
-flags, fresh, uid_map, gid_map, deny_setgroups]`` with the jail's end of its session socket, and
-``["Unshare"]``. Facts: ``["Cloned", jail, pid]`` with a pidfd, ``["CloneFailed", jail, step,
-errno]``, ``["Unshared"]``, ``["UnshareFailed", errno]``.
+A packet is a msgpack array: the message's name, then its fields in order; descriptors ride with
+it. Both ends are ours, so a malformed message is a bug and raises.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -19,10 +17,70 @@ MAX_PACKET_BYTES = 64 * 1024
 MAX_FDS = 4
 
 
-def send(sock: socket.socket, message: Sequence[Any], fds: Sequence[int] = ()) -> None:
+class Unshare(NamedTuple):
+    """Enter a user namespace of your own, once, before any jail: it is mapped from outside."""
+
+
+class Clone(NamedTuple):
+    """Make the init of jail number ``jail``; fd: its end of the jail's session.
+
+    ``flags`` are those of clone(2), the maps what is written to ``/proc/PID/uid_map`` and
+    ``gid_map``. ``fresh`` wants one whose copy of the host's mounts is of this moment, no spare.
+    """
+
+    jail: int
+    flags: int
+    fresh: bool
+    uid_map: bytes
+    gid_map: bytes
+    deny_setgroups: bool
+
+
+class Unshared(NamedTuple):
+    """The user namespace is there and has no maps yet."""
+
+
+class UnshareFailed(NamedTuple):
+    """The kernel refused it."""
+
+    errno: int
+
+
+class Cloned(NamedTuple):
+    """The init is mapped and has its session; fd: its pidfd. ``pid`` is that on the host."""
+
+    jail: int
+    pid: int
+
+
+class CloneFailed(NamedTuple):
+    """There is no such jail; ``step`` is what the kernel refused."""
+
+    jail: int
+    step: str
+    errno: int
+
+
+class Session(NamedTuple):
+    """From the zygote to a waiting init: what you were made for; fd: your end of the session."""
+
+
+REQUESTS: Final[dict[str, Any]] = {each.__name__: each for each in (Unshare, Clone)}
+FACTS: Final[dict[str, Any]] = {
+    each.__name__: each for each in (Unshared, UnshareFailed, Cloned, CloneFailed)
+}
+FDS: Final[dict[type, int]] = {Clone: 1, Cloned: 1, Session: 1}
+"""descriptors that a message brings; one that isn't named here brings none"""
+
+
+def pack(message: Any) -> bytes:
+    return bytes(msgpack.packb([type(message).__name__, *message]))
+
+
+def send(sock: socket.socket, message: Any, fds: Sequence[int] = ()) -> None:
     """One packet."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([msgpack.packb(message)], rights)
+    sock.sendmsg([pack(message)], rights)
 
 
 def unpack(data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[list[Any], list[int]]:

@@ -40,6 +40,8 @@ def serve(sock: socket.socket) -> None:
     zygote = Zygote(sock)
     try:
         zygote.run()
+    except ConnectionError:
+        return  # the supervisor has gone without a goodbye
     finally:
         zygote.close()
 
@@ -98,9 +100,9 @@ class Zygote:
         try:
             process.unshare(process.CLONE_NEWUSER)
         except OSError as error:
-            link.send(self._sock, ["UnshareFailed", error.errno])
+            link.send(self._sock, link.UnshareFailed(error.errno or 0))
         else:
-            link.send(self._sock, ["Unshared"])
+            link.send(self._sock, link.Unshared())
 
     def _clone(
         self,
@@ -128,9 +130,9 @@ class Zygote:
             if jail in self._jails:
                 # Without a session it reads the end of its handover socket and exits.
                 close_handover(self._jails[jail])
-            link.send(self._sock, ["CloneFailed", jail, step, error.errno])
+            link.send(self._sock, link.CloneFailed(jail, step, error.errno or 0))
         else:
-            link.send(self._sock, ["Cloned", jail, child.pid], [child.pidfd])
+            link.send(self._sock, link.Cloned(jail, child.pid), [child.pidfd])
 
     def _take_child(self, flags: int, fresh: bool) -> Child:
         spare = self._spare
@@ -178,6 +180,7 @@ class Zygote:
         if self._spare is not None and self._spare.pid == pid:
             release(self._spare)
             self._spare = None
+            self._wanted_flags = 0  # as above: the next one might die of the same
 
     def close(self) -> None:
         """Nothing outlives us: PID 1's death takes its whole pid namespace along."""
@@ -196,7 +199,7 @@ class Zygote:
 def hand_over(child: Child, session_fd: int) -> None:
     """The session goes to the child, which has been waiting for nothing else."""
     assert child.handover is not None
-    link.send(child.handover, ["Session"], [session_fd])
+    link.send(child.handover, link.Session(), [session_fd])
     child.handover.close()
 
 

@@ -4,6 +4,7 @@
  *   try calls32 FILE   the same through int 0x80, the door of 32-bit programs
  *   try scan HEX       looks for a secret, given with every bit flipped, in its own memory
  *   try repeat N CMD…  executes CMD with the last argument's place taken by N, N-1, … (exec churn)
+ *   try identity       says who it is: "uid REAL EFFECTIVE SAVED", "gid …", "caps PERMITTED" (hex)
  *
  * An ANSWER is 0 for success, an errno, or -N for death by signal N. An ARGUMENT is a number, or
  *   buf       a page of zeros          bad       an address that is never mapped
@@ -224,6 +225,24 @@ static int repeat(int left, char **argv)
     return 2;
 }
 
+static int tell_identity(void)
+{
+    uid_t uids[3];
+    gid_t gids[3];
+    uint32_t head[2] = {0x20080522, 0}, caps[6] = {0}; /* capget(2), version 3 */
+
+    getresuid(&uids[0], &uids[1], &uids[2]);
+    getresgid(&gids[0], &gids[1], &gids[2]);
+    if (syscall(SYS_capget, head, caps) != 0) {
+        perror("capget");
+        return 2;
+    }
+    printf("uid %u %u %u\n", uids[0], uids[1], uids[2]);
+    printf("gid %u %u %u\n", gids[0], gids[1], gids[2]);
+    printf("caps %08x%08x\n", caps[4], caps[1]);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "calls") == 0)
@@ -234,6 +253,8 @@ int main(int argc, char **argv)
         return scan(argv[2]);
     if (argc >= 4 && strcmp(argv[1], "repeat") == 0)
         return repeat(atoi(argv[2]), argv);
-    fprintf(stderr, "usage: try calls|calls32 FILE | scan HEX | repeat N COMMAND…\n");
+    if (argc == 2 && strcmp(argv[1], "identity") == 0)
+        return tell_identity();
+    fprintf(stderr, "usage: try calls|calls32 FILE | scan HEX | repeat N COMMAND… | identity\n");
     return 2;
 }

@@ -1,0 +1,1 @@
+"""What one does with a jail: a demonstration, and short programs to start from."""

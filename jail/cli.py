@@ -1,0 +1,361 @@
+"""The command: words in, a :class:`jail.Result` out as text, JSON and exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any, NoReturn
+
+from jail import __version__
+from jail.errors import HostError, JailError, SpecError
+from jail.result import Result, Verdict, make_failure
+
+FAILED = 125
+LIMIT_OPTIONS = ("memory", "cpu_time", "wall_time", "pids_limit", "output_limit", "disk")
+EPILOG = """\
+exit status: the program's own; 128+n when signal n killed it; 124 time limit, 137 memory limit,
+153 output limit; 125 the sandbox failed, 126 the program can't be executed, 127 it isn't there.
+--json tells them all apart.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with docker's exit status for a wrong command line, and one line to say it in."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message} (see {self.prog} --help)")
+        raise SystemExit(FAILED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    try:
+        return run_command(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    finally:
+        flush_or_forget()
+
+
+def run_command(words: list[str]) -> int:
+    """``run`` or ``doctor``."""
+    # argparse would take the program's own options for ours, and its "--" away.
+    options, program = split_program(words)
+    parser = make_parser()
+    args = parser.parse_args(options)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return FAILED
+    if args.command == "doctor":
+        return run_doctor(args, program)
+    return run_program(args, [*args.program, *program])
+
+
+def flush_or_forget() -> None:
+    """Python would flush once more at its end, and turn a reader that has gone into status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+def split_program(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and behind the first ``--``."""
+    if "--" not in words:
+        return words, []
+    where = words.index("--")
+    return words[:where], words[where + 1 :]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """``jail run`` and ``jail doctor``, with docker's names."""
+    parser = Parser(prog="jail", description="Run a program nobody trusts, as yourself.")
+    parser.add_argument("--version", action="version", version=f"jail {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        usage="jail run [OPTIONS] -- PROGRAM [ARG…]",
+        help="run a program in a jail of its own",
+        description="Run a program in a jail of its own, with limits, and exit as it did.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,  # -h is the hostname, as docker has it
+        allow_abbrev=False,
+    )
+    add_jail_options(run.add_argument_group("the jail"))
+    add_limit_options(run.add_argument_group("limits (0 is refused; “unlimited” lifts one)"))
+    add_run_options(run.add_argument_group("the run"))
+    run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    doctor = commands.add_parser(
+        "doctor",
+        help="try what a jail needs on this host, and say how to mend what fails",
+        description="Try what a jail needs on this host; exit 0 if jails can run here, else 1.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("--json", action="store_true", help="the report as JSON")
+    return parser
+
+
+def add_jail_options(group: Any) -> None:
+    """What is inside, and who."""
+    add = group.add_argument
+    add(
+        "--rootfs",
+        metavar="host|DIR",
+        default="host",
+        help="the host's /usr, or a root file system",
+    )
+    add(
+        *("-v", "--volume"),
+        action="append",
+        default=[],
+        metavar="SRC:DST[:ro|rw]",
+        help="show a host path inside; rw (as yourself) unless it says ro",
+    )
+    add(
+        "--tmpfs",
+        action="append",
+        default=[],
+        metavar="DST[:SIZE]",
+        help="an empty file system in memory",
+    )
+    add("-e", "--env", action="append", default=[], metavar="K=V", help="nothing else comes in")
+    add("-w", "--workdir", metavar="DIR", help="working directory inside (default /work)")
+    add("-u", "--user", metavar="USER[:GROUP]", help="name or id inside (default 1000)")
+    add("-h", "--hostname", default="jail", help="default: jail")
+    add("--read-only", action="store_true", help="the root file system can't be written to")
+    add("--network", metavar="none|host", default="none", help="default: none")
+    add("--seccomp", metavar="NAME|FILE|unconfined", default="default", help="system-call policy")
+    add("--userns", metavar="auto|single", default="auto", help="ids of the jail's own, or one")
+    add(
+        "--require",
+        action="append",
+        default=[],
+        metavar="LIMIT=MECHANISM",
+        help="refuse to run where less than this would hold the limit",
+    )
+
+
+def add_limit_options(group: Any) -> None:
+    """Sizes as 256m, times as 1.5s."""
+    add = group.add_argument
+    add("-m", "--memory", metavar="SIZE", help="of all processes together (default 512m)")
+    add("--cpu-time", metavar="TIME", help="of all processes together (default 60s)")
+    add("--wall-time", metavar="TIME", help="default 120s")
+    add("--pids-limit", metavar="N", help="processes and threads (default 256)")
+    add("--output-limit", metavar="SIZE", help="of stdout and of stderr (default 64m)")
+    add("--disk", metavar="SIZE", help="of all that is written inside (default 256m)")
+    add(
+        "--ulimit",
+        action="append",
+        default=[],
+        metavar="NAME=SOFT[:HARD]",
+        help="as docker's: nofile, nproc, core, stack, fsize, …",
+    )
+    add("--no-limits", action="store_true", help="none but those given on this command line")
+
+
+def add_run_options(group: Any) -> None:
+    """Streams and reports."""
+    add = group.add_argument
+    add("-i", "--interactive", action="store_true", help="pass our stdin on; else it is empty")
+    add("-t", "--tty", action="store_true", help="give it a terminal of the jail's own")
+    add(
+        "--json",
+        metavar="FILE|-",
+        help="write the whole result; with - nothing but it is printed, output inside it",
+    )
+    add("--meta", metavar="FILE", help="write isolate's meta file")
+    add("--explain", action="store_true", help="print what would be done, and do nothing")
+    add("--help", action="help", help="this text")
+
+
+# -- jail run -------------------------------------------------------------------------------------
+
+
+def run_program(args: argparse.Namespace, argv: list[str]) -> int:
+    """Parse, run, report."""
+    with Reports(args.json, args.meta) as reports:
+        try:
+            reports.open()
+            result = decide_and_run(args, argv)
+        except JailError as error:
+            result = make_failure(error)
+            complain_of(error, quiet=reports.owns_stdout)
+        else:
+            if result is None:  # explained
+                return 0
+            if not reports.owns_stdout:
+                tell_end(result)
+        reports.write(result)
+        return result.exit_status
+
+
+def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
+    """None where there was only something to explain. Raises what is wrong before the start."""
+    from jail.check import check_argv
+    from jail.host import read_facts
+    from jail.supervisor import plan_jail
+
+    spec = make_spec_of(args)
+    program = () if args.explain and not argv else check_argv(argv)
+    if args.tty and args.interactive and not args.explain and not sys.stdin.isatty():
+        raise SpecError("-t with -i: stdin is not a terminal")
+    facts = read_facts()
+    plan = plan_jail(spec, facts)
+    if args.explain:
+        from jail.explain import format_plan, format_plan_json
+
+        print(format_plan_json(plan) if args.json == "-" else format_plan(plan, program))
+        return None
+    if args.json != "-":
+        for each in plan.warnings:
+            complain(f"note: {each}")
+    from jail.foreground import Request, run_foreground
+
+    return run_foreground(
+        Request(
+            spec=spec,
+            argv=program,
+            interactive=args.interactive,
+            terminal=args.tty,
+            shows=args.json != "-",
+            keeps=args.json is not None,
+        )
+    )
+
+
+def make_spec_of(args: argparse.Namespace) -> Any:
+    """The spec; SpecError for what can't be."""
+    from jail import spec
+
+    words = {name: getattr(args, name) for name in LIMIT_OPTIONS if getattr(args, name) is not None}
+    if args.ulimit:
+        words["ulimits"] = args.ulimit
+    return spec.make_spec(
+        rootfs=args.rootfs,
+        volumes=args.volume,
+        tmpfs=args.tmpfs,
+        env=dict(map(spec.parse_env, args.env)),
+        workdir=args.workdir or spec.DEFAULT_WORKDIR,
+        user=args.user,
+        hostname=args.hostname,
+        read_only=args.read_only,
+        network=args.network,
+        seccomp=args.seccomp,
+        userns=args.userns,
+        require=dict(map(parse_require, args.require)),
+        limits=spec.UNLIMITED if args.no_limits else None,
+        **words,
+    )
+
+
+def parse_require(text: str) -> tuple[str, str]:
+    limit, equals, mechanism = text.partition("=")
+    if not limit or not equals or not mechanism:
+        raise SpecError(f"require {text!r}: write LIMIT=MECHANISM, such as memory=cgroup")
+    return limit, mechanism
+
+
+class Reports:
+    """The files that were asked for: opened before anything runs, so that no result is lost."""
+
+    def __init__(self, json_path: str | None, meta_path: str | None) -> None:
+        self._paths = {"json": json_path, "meta": meta_path}
+        self._files: dict[str, IO[str]] = {}
+        self.owns_stdout = json_path == "-"
+
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+
+    def open(self) -> None:
+        """SpecError where one can't be written."""
+        for option, path in self._paths.items():
+            if path is None or (option == "json" and path == "-"):
+                continue
+            try:
+                file = open(path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - ours to close
+                self._files[option] = file
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise SpecError(f"--{option} {path}: {reason}") from None
+
+    def write(self, result: Result) -> None:
+        if self.owns_stdout:
+            print(json.dumps(result.to_json()), flush=True)
+        if "json" in self._files:
+            self._files["json"].write(json.dumps(result.to_json()) + "\n")
+        if "meta" in self._files:
+            from jail.meta import format_meta
+
+            self._files["meta"].write(format_meta(result))
+
+
+# -- jail doctor ----------------------------------------------------------------------------------
+
+
+def run_doctor(args: argparse.Namespace, more: list[str]) -> int:
+    if more:
+        complain(f"doctor takes no program: {' '.join(more)}")
+        return FAILED
+    from jail.doctor import main_doctor
+
+    return main_doctor(json=args.json)
+
+
+# -- what is said on stderr -----------------------------------------------------------------------
+
+
+def tell_end(result: Result) -> None:
+    """One line where it wasn't the program's own doing."""
+    if result.verdict is Verdict.IE:
+        complain(result.message)
+    elif result.limit is not None:
+        complain(f"{result.verdict}: {result.message}")
+
+
+def complain_of(error: JailError, quiet: bool = False) -> None:
+    """The error's sentence and, where a host is to blame, the lines that mend it."""
+    if quiet:
+        return
+    complain(str(error))
+    if isinstance(error, HostError):
+        for line in find_remedy(error).splitlines():
+            print(f"  {make_printable(line)}".rstrip(), file=sys.stderr)
+
+
+def find_remedy(error: HostError) -> str:
+    """The doctor's words for it, "" where there are none."""
+    from jail.doctor import find_cause
+    from jail.host import read_facts
+
+    cause = find_cause(error.step, error.errno, read_facts())
+    if cause is not None:
+        return f"{cause.title}\n{cause.remedy}"
+    return error.remedy or "jail doctor tries everything that a jail needs here"
+
+
+def complain(text: str) -> None:
+    """One line on stderr; if nobody reads it, nobody misses it."""
+    with suppress(OSError):
+        print(f"jail: {make_printable(' '.join(text.splitlines()))}", file=sys.stderr, flush=True)
+
+
+def make_printable(text: str) -> str:
+    """Without control characters: part of it may be a stranger's, and this is a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,154 @@
+"""``jail run --explain``: a plan in words, every step of it, for a person to check. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+from collections.abc import Iterable, Iterator, Sequence
+
+from jail.kernel import mount, process
+from jail.launchplan import (
+    Bind,
+    BindScratch,
+    LaunchPlan,
+    MakeDir,
+    MakeLinks,
+    Mount,
+    MountDev,
+    MountProc,
+    Seal,
+    Step,
+    WriteFiles,
+)
+from jail.plan import UNLIMITED_DISK, Plan
+from jail.units import format_size
+
+NAMESPACES = {
+    process.CLONE_NEWUSER: "user",
+    process.CLONE_NEWNS: "mount",
+    process.CLONE_NEWPID: "pid",
+    process.CLONE_NEWNET: "net",
+    process.CLONE_NEWIPC: "ipc",
+    process.CLONE_NEWUTS: "uts",
+    process.CLONE_NEWCGROUP: "cgroup",
+    process.CLONE_NEWTIME: "time",
+}
+ATTRIBUTES = {
+    mount.MOUNT_ATTR_RDONLY: "ro",
+    mount.MOUNT_ATTR_NOSUID: "nosuid",
+    mount.MOUNT_ATTR_NODEV: "nodev",
+    mount.MOUNT_ATTR_NOEXEC: "noexec",
+}
+RLIMITS = {
+    getattr(resource, name): name.removeprefix("RLIMIT_").lower()
+    for name in dir(resource)
+    if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
+}
+INSTRUCTION_BYTES = 8
+
+
+def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
+    """The whole of it, a heading a part."""
+    launch = plan.launch
+    parts = {
+        "program": [" ".join(argv)] if argv else [],
+        "namespaces": [
+            ", ".join(name for flag, name in NAMESPACES.items() if plan.clone_flags & flag)
+        ],
+        "ids": describe_ids(plan),
+        "root": describe_root(launch),
+        "file system, in this order": [describe_step(step, launch) for step in launch.steps],
+        "working directory": [launch.workdir],
+        "environment": [f"{name}={value}" for name, value in plan.env.items()],
+        "rlimits (soft, hard)": describe_rlimits((*launch.rlimits, *plan.program_rlimits)),
+        "seccomp": [describe_filter(plan)],
+        "limits and what holds them": [f"{k}: {v}" for k, v in plan.enforced_by.items()],
+        "weaker than it could be": [*plan.warnings, *plan.notes],
+    }
+    return "\n".join(_format_parts(parts))
+
+
+def format_plan_json(plan: Plan) -> str:
+    """What the builder gets, on one line; of the filter its digest."""
+    wire = plan.launch.to_wire()
+    wire["filter"] = hashlib.sha256(plan.launch.filter).hexdigest()
+    names = [name for flag, name in NAMESPACES.items() if plan.clone_flags & flag]
+    more = {"namespaces": names, "env": dict(plan.env), "enforced_by": dict(plan.enforced_by)}
+    more |= {"ids": plan.ids, "warnings": list(plan.warnings), "notes": list(plan.notes)}
+    return json.dumps({**wire, **more}, default=lambda data: data.decode("utf-8", "replace"))
+
+
+def _format_parts(parts: dict[str, list[str]]) -> Iterator[str]:
+    for heading, lines in parts.items():
+        if lines:
+            yield f"{heading}:"
+            yield from (f"  {line}" for line in lines)
+
+
+def describe_ids(plan: Plan) -> list[str]:
+    """Who is who."""
+    uid, gid = plan.launch.program
+    lines = [f"program: {uid}:{gid} ({plan.user.name})"]
+    if plan.ids == "single":
+        return [*lines, "on the host: your own id, and no other is mapped"]
+    lines.append("on the host: a slice of your subordinate ids that no other living jail has")
+    if plan.user_as is not None:
+        lines.append("you yourself: {}:{} inside".format(*plan.user_as))
+    return lines
+
+
+def describe_root(launch: LaunchPlan) -> list[str]:
+    """The root filesystem and the cap on what is written."""
+    root = launch.root
+    if root.lower is None:
+        kind = "an empty tmpfs"
+    elif root.overlay:
+        kind = f"overlay over {launch.sources[root.lower].path}; what is written is thrown away"
+    else:
+        kind = f"{launch.sources[root.lower].path}, read-only"
+    capped = root.disk_bytes < UNLIMITED_DISK
+    size = f"{format_size(root.disk_bytes)}, {root.inodes} inodes" if capped else "unlimited"
+    return [kind, f"written data together: {size}"]
+
+
+def describe_step(step: Step, launch: LaunchPlan) -> str:
+    """One line a step."""
+    match step:
+        case MakeDir(path, mode):
+            return f"mkdir /{path} ({mode:04o})"
+        case MakeLinks(links):
+            return "link " + ", ".join(f"/{path} -> {target}" for path, target in links)
+        case WriteFiles(files):
+            return "write " + ", ".join(f"/{path}" for path, _ in files)
+        case Bind(source, path, attr):
+            return f"bind {launch.sources[source].path} on /{path} ({describe_attr(attr)})"
+        case BindScratch(_, path, mode):
+            return f"scratch directory on /{path} ({mode:04o})"
+        case Mount(fstype, path, options, attr):
+            words = ",".join(k if v is None else f"{k}={v}" for k, v in options.items())
+            return f"{fstype} on /{path} ({describe_attr(attr)}; {words})"
+        case MountDev(devices, _):
+            return f"/dev with {', '.join(devices)}, its own pts and shm"
+        case MountProc(hidden, protected):
+            return f"/proc without {', '.join(hidden)}; read-only {', '.join(protected)}"
+        case Seal(path):
+            return f"make /{path} itself read-only"
+
+
+def describe_attr(attr: int) -> str:
+    return ",".join(name for flag, name in ATTRIBUTES.items() if attr & flag) or "as it is"
+
+
+def describe_rlimits(rlimits: Iterable[tuple[int, int, int]]) -> list[str]:
+    def show(value: int) -> str:
+        return "unlimited" if value == -1 else str(value)
+
+    return [f"{RLIMITS[number]}: {show(soft)}, {show(hard)}" for number, soft, hard in rlimits]
+
+
+def describe_filter(plan: Plan) -> str:
+    size = len(plan.launch.filter) // INSTRUCTION_BYTES
+    if not size:
+        return f"{plan.spec.seccomp}: no filter"
+    return f"{plan.spec.seccomp}: {size} instructions, no_new_privs, every capability dropped"
