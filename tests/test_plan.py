@@ -130,19 +130,20 @@ def test_a_host_without_subordinate_ids_gives_one_id_and_says_so(lacks: dict[str
     assert (made.ids, made.enforced_by["ids"]) == ("single", "single")
     assert (made.launch.builder, made.launch.program) == ((1000, 1000), (1000, 1000))
     assert not made.launch.drops_groups
-    assert any("one id only" in note for note in made.notes)
+    assert any("one id only" in each for each in made.warnings)
     assert made.make_idmap(5, FACTS).uids == ((1000, 1000, 1),)
 
 
 def test_one_id_that_was_asked_for_is_nothing_to_complain_of() -> None:
     made = plan(userns="single")
-    assert (made.ids, made.notes) == ("single", ())
+    assert (made.ids, made.warnings, made.notes) == ("single", (), ())
 
 
 def test_groups_that_stay_are_mentioned() -> None:
     facts = make_facts(groups=(1000, 27, 100))
-    assert any("supplementary groups" in note for note in plan(facts, userns="single").notes)
-    assert plan(facts).notes == ()
+    made = plan(facts, userns="single")
+    assert any("supplementary groups" in each for each in made.warnings)
+    assert plan(facts).warnings == ()
 
 
 def test_a_slice_is_built_by_its_root_and_run_by_the_program() -> None:
