@@ -262,9 +262,15 @@ def _make_user(user: object) -> str | None:
     raise SpecError(f"user: {show(user)} is neither a name nor an id")
 
 
+def _join_ulimit(name: object, bound: object) -> str:
+    if not isinstance(bound, str | int) or (type(bound) is int and abs(bound) > MAX_NUMBER):
+        raise SpecError(f"ulimit {show(name)}: {show(bound)} is no limit")
+    return f"{check_text(name, 'ulimit')}={bound}"
+
+
 def _parse_ulimits(value: Any) -> tuple[tuple[str, int, int], ...]:
     if isinstance(value, Mapping):
-        return tuple(parse_ulimit(f"{name}={bound}") for name, bound in value.items())
+        return tuple(parse_ulimit(_join_ulimit(*item)) for item in value.items())
     return tuple(parse_ulimit(each) for each in check_list(value, "ulimits"))
 
 

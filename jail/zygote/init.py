@@ -22,7 +22,8 @@ from jail.kernel import mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import LaunchPlan
 from jail.zygote import link
-from jail.zygote.fsops import Builder, RefusedError
+from jail.zygote.fsops import Builder
+from jail.zygote.way import RefusedError
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
