@@ -281,7 +281,9 @@ async def run_map_helper(
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[:500]
         raise HostError(f"{step} failed: {said or done.returncode}", step=step)
-    if read_map(pid, step.removeprefix("new").replace("idmap", "id_map")) != set(wanted):
+    with blame_host(step):
+        mapped = read_map(pid, step.removeprefix("new").replace("idmap", "id_map"))
+    if mapped != set(wanted):
         raise HelperError(f"{step}: says it has done it, and has mapped something else")
 
 

@@ -240,7 +240,7 @@ class Session:
         if receiver is not None:
             try:
                 receiver.receive(message, fds)
-            except ProtocolError as error:
+            except (ProtocolError, OSError) as error:
                 # It may have been taken off the list of those who are told.
                 receiver.fail(error)
                 raise

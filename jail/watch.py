@@ -7,6 +7,7 @@ is known by its parent's books (waited-for children) or not at all.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,8 +79,10 @@ def read_exact_memory(proc_fd: int, pids: list[int]) -> int:
 
 
 def read_peak(proc_fd: int, pid: int) -> int:
-    """The greatest resident set that one process ever had, in bytes."""
-    return _sum_lines(_read(proc_fd, f"{pid}/status"), (b"VmHWM:",))
+    """The greatest resident set that one process ever had, in bytes; 0 when we can't look."""
+    with suppress(OSError):
+        return _sum_lines(_read(proc_fd, f"{pid}/status"), (b"VmHWM:",))
+    return 0
 
 
 def find_descendants(stats: dict[int, Stat], pid: int) -> set[int]:

@@ -249,8 +249,16 @@ def read_mounts(pid: int) -> list[list[str]]:
 
 
 def read_agent(pid: int) -> list[str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return [line for line in lines if line.startswith(AGENT_LINES)]
+    """Host ids by whose they are: a jail's own are others each time."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    text = re.sub(r"^(?:Uid|Gid):.*$", lambda match: name_ids(match[0]), text, flags=re.M)
+    return [line for line in text.splitlines() if line.startswith(AGENT_LINES)]
+
+
+def name_ids(line: str) -> str:
+    label, *ids = line.split()
+    whose = {"0": "root's", str(os.getuid()): "mine", str(os.getgid()): "mine"}
+    return " ".join([label, *(whose.get(each, "its own") for each in ids)])
 
 
 def describe_difference(usual: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
@@ -267,5 +275,6 @@ def describe_difference(usual: Mapping[str, Any], seen: Mapping[str, Any]) -> st
 
 def is_honest(error: Exception | None) -> bool:
     """The sandbox's failure, told as one, in a sentence."""
-    sorts = (jail.HostError, jail.HelperError, jail.JailBroken)
+    # SpecError: a place that can't be bound to may be the caller's mistake as well.
+    sorts = (jail.HostError, jail.HelperError, jail.JailBroken, jail.SpecError)
     return isinstance(error, JailError) and isinstance(error, sorts) and bool(str(error).strip())

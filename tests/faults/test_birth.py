@@ -116,10 +116,14 @@ STEP: Final[dict[str, str]] = {
 }
 """the step that the error of a failed call names, by which the doctor finds the cause"""
 
-SURVIVED: Final[dict[str, str]] = {
-    "openat": "another directory of the host's does as well to build under",
+SURVIVED: Final[dict[tuple[str, str], str]] = {
+    **dict.fromkeys(
+        (("openat", errno) for errno in OPEN),
+        "another directory of the host's does as well to build under",
+    ),
+    ("openat2", "EACCES"): "what can't be seen of a lower tree is made in the upper one",
 }
-"""calls of an init whose failing a birth may get over; the report says that nothing is missing"""
+"""(call, errno) of an init that a birth may get over; the report says that nothing is missing"""
 
 IN_FORCE: Final = (
     *(f"Cap{name}: 0000000000000000" for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")),
@@ -159,7 +163,8 @@ async def fail_each(lanes: Lanes, faults: Mapping[str, tuple[str, ...]]) -> None
         for call, errnos in faults.items():
             for fault in make_faults(call, kind.calls[call], errnos):
                 outcome = await nursery.bear(kind, fault)
-                survived = nursery.place == "zygote" or call in SURVIVED
+                errno = fault.action.removeprefix("error=")
+                survived = nursery.place == "zygote" or (call, errno) in SURVIVED
                 if flaw := find_flaw(kind, fault, outcome, survived):
                     flaws.append(f"{kind.name}: {fault}: {flaw}")
 
