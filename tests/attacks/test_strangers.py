@@ -246,13 +246,15 @@ print(json.dumps([found, errors]))
 JAIL_IN_SESSION: Final = """
 import subprocess, sys, jail
 name, secret, userns, seccomp, source = sys.argv[1:]
-for ring in ("@s", "@u"):
-    subprocess.run(["keyctl", "add", "user", name, secret, ring], check=True, capture_output=True)
+def keyctl(*words):
+    return subprocess.run(["keyctl", *words], check=True, capture_output=True, text=True).stdout
+keys = [(keyctl("add", "user", name, secret, ring).strip(), ring) for ring in ("@s", "@u")]
 look = ["python3", "-c", source, name]
 print(subprocess.run(look, capture_output=True, text=True, check=True).stdout.strip())
 result = jail.run(look, userns=userns, seccomp=seccomp)
 print(result.stdout.decode() or result.stderr.decode())
-subprocess.run(["keyctl", "purge", "-s", "user", name], check=True, capture_output=True)
+for key, ring in keys:
+    keyctl("unlink", key, ring)
 """
 
 
