@@ -80,12 +80,12 @@ async def measure_startup(root: Path, rounds: int) -> dict[str, list[float]]:
     """bare, bwrap, cold jails of both kinds of ids, and a second program."""
     options: dict[str, Any] = {"rootfs": root}
     bare, peer = [str(root / "bin/true")], bwrap(root)
+    auto, single = (jail.make_spec(**options, userns=kind) for kind in ("auto", "single"))
 
     async with jail.open_supervisor() as supervisor, supervisor.open_jail(**options) as living:
 
-        async def run_cold(**more: Any) -> None:
-            async with supervisor.open_jail(**options, **more) as fresh:
-                check(await fresh.run(["/bin/true"]))
+        async def run_cold(spec: jail.JailSpec) -> None:
+            check(await supervisor.run(["/bin/true"], spec))
 
         async def run_second() -> None:
             check(await living.run(["/bin/true"]))
@@ -97,10 +97,10 @@ async def measure_startup(root: Path, rounds: int) -> dict[str, list[float]]:
             spawn(peer)
 
         async def run_single() -> None:
-            await run_cold(userns="single")
+            await run_cold(single)
 
         async def run_auto() -> None:
-            await run_cold()
+            await run_cold(auto)
 
         actions: dict[str, Action] = {
             "bare spawn": run_bare,

@@ -12,17 +12,18 @@ import trio
 from jail import transfer
 from jail.agent import wire
 from jail.background import Background, open_background
-from jail.check import check_argv, check_env, check_host_path, check_path_length, check_text
-from jail.errors import HostError, JailBroken, blame_host
+from jail.check import check_env, check_host_path
+from jail.errors import HostError, JailBroken, SpecError, blame_host
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
-from jail.process import JailView, Process, merge_limits
+from jail.process import JailView, Process
+from jail.program import make_program, merge_limits
 from jail.result import Result
 from jail.session import Session
 from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, open_pipe
 from jail.teardown import Init
-from jail.units import parse_size, parse_time
+from jail.units import parse_size
 from jail.watch import open_init
 
 SHORT_RUN_S = 0.002
@@ -47,7 +48,6 @@ class Jail:
         plan: Plan,
         session: Session,
         init: Init,
-        fds: tuple[int, int, int],
         background: Background,
     ) -> None:
         self.plan = plan
@@ -55,25 +55,35 @@ class Jail:
         self._closed = False
         self._session = session
         self._background = background
-        self._fds = list(fds)
-        try:
-            with blame_host("session"):
-                self._fds.append(open_init(fds[0]))
-        except HostError:
-            self.close()
-            raise
-        proc_fd, scratch_fd, shm_fd, init_stat_fd = self._fds
+        self._fds: list[int] = []
+        self._built = trio.Event()
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
-            proc_fd=proc_fd,
-            init_stat_fd=init_stat_fd,
-            scratch_fd=scratch_fd,
-            shm_fd=shm_fd,
             enforced_by=plan.enforced_by,
             kill=self.kill,
         )
         session.on_break = self.kill
+
+    async def wait_built(self) -> None:
+        """Until its programs can run. HostError or SpecError when it can't be built."""
+        self.attach(await self._session.wait_ready())
+
+    def expect_built(self) -> None:
+        """Instead of waiting: what is asked meanwhile is done when it is built."""
+        self._session.expect_ready(self.attach, self._built.set)
+
+    def attach(self, fds: tuple[int, int, int]) -> None:
+        """It is built, and this is what it is watched by. Owns the fds; HostError if it can't."""
+        self._fds += fds
+        with blame_host("session"):
+            self._fds.append(open_init(fds[0]))
+        view = self._view
+        view.proc_fd, view.scratch_fd, view.shm_fd, view.init_stat_fd = self._fds
+        view.is_built = True
+        for process in view.running.values():
+            process.start_clock()
+        self._built.set()
 
     @property
     def enforced_by(self) -> Mapping[str, str]:
@@ -114,6 +124,8 @@ class Jail:
         async with self._open_process(program, stdin=data) as process:
             assert process.stdout is not None
             assert process.stderr is not None
+            if not self._view.is_built:
+                await self._built.wait()
             out, err = Collector(process.stdout), Collector(process.stderr)
             with trio.move_on_after(SHORT_RUN_S):
                 await process.wait()
@@ -126,7 +138,7 @@ class Jail:
             # All it left is dead by now, unless another run of this jail holds the pipes.
             out.drain()
             err.drain()
-            return add_output(await process.wait(), process, out.data, err.data)
+            return add_output(process.get_result(), process, out.data, err.data)
 
     @asynccontextmanager
     async def start(
@@ -173,9 +185,10 @@ class Jail:
                     await self._exec_on_pipes(process, number, program, stdin, streams)
                 yield process
             finally:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait_gone()
+                if not process.is_gone:
+                    process.kill()
+                    with trio.CancelScope(shield=True):
+                        await process.wait_gone()
                 process.close()
 
     async def _exec_on_pipes(
@@ -306,29 +319,16 @@ class Jail:
             with suppress(OSError):
                 os.close(fd)
 
+    def raise_if_not_built(self) -> None:
+        """HostError or SpecError when init gave up; what ran in it says the rest itself."""
+        broken = self._session.broken
+        if isinstance(broken, HostError | SpecError):
+            raise broken
+
     def raise_if_broken(self) -> None:
         """JailBroken when it has ended under us."""
         if self._session.broken is not None:
             raise JailBroken(str(self._session.broken))
-
-
-def make_program(
-    argv: Iterable[str | os.PathLike[str]],
-    env: Mapping[str, str] | None,
-    cwd: str | None,
-    timeout: float | str | None,
-    cpu_time: float | str | None,
-    output_limit: int | str | None,
-) -> ProgramSpec:
-    """Checked, from people's words; SpecError says what is wrong."""
-    return ProgramSpec(
-        argv=check_argv(argv),
-        env=check_env(env or {}),
-        cwd=cwd if cwd is None else check_path_length(check_text(cwd, "cwd"), "cwd"),
-        wall_time_s=None if timeout is None else parse_time(timeout, "timeout"),
-        cpu_time_s=None if cpu_time is None else parse_time(cpu_time, "cpu_time"),
-        output_bytes=None if output_limit is None else parse_size(output_limit, "output_limit"),
-    )
 
 
 def add_output(result: Result, process: Process, stdout: bytes, stderr: bytes) -> Result:

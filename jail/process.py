@@ -9,7 +9,7 @@ import select
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
@@ -21,7 +21,7 @@ from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
 from jail.result import Result
 from jail.session import Session
-from jail.spec import Limits, ProgramSpec
+from jail.spec import Limits
 from jail.stream import OutputStream
 from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size
@@ -49,21 +49,22 @@ class Usage:
     processes_peak: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class JailView:
-    """What a process needs of its jail, and no more."""
+    """What a process needs of its jail, and no more. The fds are -1 until it is built."""
 
     session: Session
     init_pid: int
-    proc_fd: int
-    init_stat_fd: int
-    scratch_fd: int
-    shm_fd: int
     enforced_by: Mapping[str, str]
     kill: Any
     """kills the whole jail, synchronously"""
     running: dict[int, Process] = field(default_factory=dict)
     """the runs now under way, by number"""
+    is_built: bool = False
+    proc_fd: int = -1
+    init_stat_fd: int = -1
+    scratch_fd: int = -1
+    shm_fd: int = -1
 
     @functools.cached_property
     def agent_peak_bytes(self) -> int:
@@ -123,6 +124,15 @@ class Process:
     async def wait(self) -> Result:
         """Until it has ended and nothing of it is left. ProgramError if it never started."""
         await self._done.wait()
+        return self.get_result()
+
+    @property
+    def is_gone(self) -> bool:
+        """It has ended and nothing of it is left, or it never started."""
+        return self._done.is_set()
+
+    def get_result(self) -> Result:
+        """What ``wait`` gives, once it is gone."""
         if self._refusal is not None:
             raise self._refusal
         assert self._result is not None
@@ -162,6 +172,9 @@ class Process:
         if not self._asked and not self._breaches:
             self._close_books(None, "ended before it was asked for")
             return
+        if not self._view.is_built:
+            self._view.kill()  # nothing else is in it, and there is nothing to watch it by
+            return
         self.start_watch()
         self._wake.set()
         self._kill_first()
@@ -195,6 +208,11 @@ class Process:
         for other in self._view.running.values():
             other._had_company = self._had_company = True
         self._view.running[run] = self
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Its time runs from here, as soon as there is a jail to run in."""
+        self._began = trio.current_time()
         self._book.open(watch.read_init(self._view.init_stat_fd))
 
     def receive(self, message: Any, fds: list[int]) -> None:
@@ -259,7 +277,7 @@ class Process:
 
     def start_watch(self) -> None:
         """Begin to look at it; the first milliseconds of a program need no watching."""
-        if not self._watched:
+        if not self._watched and self._view.is_built:
             self._watched = True
             self._background.start_soon(self._watch)
 
@@ -498,13 +516,3 @@ def describe_limit(limit: str | None, limits: Limits) -> str:
         "seccomp": "ended by the system-call policy",
     }
     return texts[limit]
-
-
-def merge_limits(jail: Limits, program: ProgramSpec) -> Limits:
-    """The jail's limits with the program's own where it has some."""
-    changes: dict[str, Any] = {}
-    for name in ("wall_time_s", "cpu_time_s", "output_bytes"):
-        value = getattr(program, name)
-        if value is not None:
-            changes[name] = value
-    return replace(jail, **changes) if changes else jail

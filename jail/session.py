@@ -65,9 +65,14 @@ class Call:
     async def get(self) -> tuple[Any, list[int]]:
         """The answer, once; what broke the session is raised if that came first."""
         await self._ready.wait()
-        answer, self._answer = self._answer, None
+        answer = self.take()
         if answer is None:
             raise self._broken or JailBroken("the jail is closed")
+        return answer
+
+    def take(self) -> tuple[Any, list[int]] | None:
+        """The answer if it has come; its fds are the caller's."""
+        answer, self._answer = self._answer, None
         return answer
 
     def close(self) -> None:
@@ -92,6 +97,23 @@ class Nobody:
         return
 
 
+class Built:
+    """Takes init's word in place of a :class:`Call`, where requests go out before it has come."""
+
+    kinds = (wire.Ready, wire.SetupFailed)
+
+    def __init__(
+        self, on_ready: Callable[[tuple[int, int, int]], None], on_fail: Callable[[], None]
+    ) -> None:
+        self._on_ready, self._on_fail = on_ready, on_fail
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        self._on_ready(read_setup(message, fds))
+
+    def fail(self, error: Exception) -> None:
+        self._on_fail()
+
+
 class Session:
     """One jail's connection. Owns the socket; :meth:`read` is the task that hands answers out."""
 
@@ -103,7 +125,7 @@ class Session:
         self._buffer = wire.FrameBuffer(wire.FACTS)
         self._next = 0
         self._ready = Call(wire.Ready, wire.SetupFailed)
-        self._setup: Call | None = self._ready
+        self._setup: Call | Built | None = self._ready
         self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
@@ -116,15 +138,22 @@ class Session:
 
     async def wait_ready(self) -> tuple[int, int, int]:
         """The fds that Ready brings; HostError or SpecError when init gave up."""
-        message, fds = await self._ready.get()
-        if isinstance(message, wire.SetupFailed):
-            raise make_setup_error(message)
-        if message.version != wire.PROTOCOL_VERSION:
-            for fd in fds:
-                os.close(fd)
-            raise ProtocolError(f"the agent speaks version {message.version}")
-        proc_fd, scratch_fd, shm_fd = fds
-        return proc_fd, scratch_fd, shm_fd
+        return read_setup(*await self._ready.get())
+
+    def expect_ready(
+        self, on_ready: Callable[[tuple[int, int, int]], None], on_fail: Callable[[], None]
+    ) -> None:
+        """Instead of waiting: the fds go to ``on_ready``; if init gives up, the session breaks.
+
+        Requests may be sent at once; the agent reads them when it is ready.
+        """
+        built = Built(on_ready, on_fail)
+        if self._setup is not None:
+            self._setup = built
+        elif (answer := self._ready.take()) is not None:
+            built.receive(*answer)
+        else:
+            on_fail()
 
     @contextmanager
     def open_run(self, receiver: Receiver) -> Iterator[int]:
@@ -232,7 +261,7 @@ class Session:
             self._break(ProtocolError(f"from inside the jail: {error}"))
         except OSError:
             self._break(JailBroken("the jail's agent has gone"))
-        except JailBroken as error:
+        except (JailBroken, HostError, SpecError) as error:
             self._break(error)
 
     def _hand_out(self, message: Any, fds: list[int]) -> None:
@@ -240,7 +269,7 @@ class Session:
         if receiver is not None:
             try:
                 receiver.receive(message, fds)
-            except (ProtocolError, OSError) as error:
+            except (ProtocolError, HostError, SpecError, OSError) as error:
                 # It may have been taken off the list of those who are told.
                 receiver.fail(error)
                 raise
@@ -254,6 +283,8 @@ class Session:
         if isinstance(message, wire.Ready | wire.SetupFailed):
             setup, self._setup = self._setup, None
             return setup
+        if isinstance(self._setup, Built):
+            return None  # nobody has an answer before the jail is built
         if isinstance(message, wire.Exited | wire.NotStarted):
             return self._runs.pop(message.run, None)
         if isinstance(message, wire.Started | wire.StartedTerminal):
@@ -274,7 +305,8 @@ class Session:
         self.broken = self.broken or error
         if (kill or isinstance(error, ProtocolError)) and self.on_break is not None:
             self.on_break()
-        for call in (self._ready, *self._runs.values(), *self._requests.values()):
+        setup = (self._setup,) if self._setup else ()
+        for call in (*setup, self._ready, *self._runs.values(), *self._requests.values()):
             call.fail(error)
 
     def _raise_if_broken(self) -> None:
@@ -286,6 +318,18 @@ class Session:
         self._buffer.close()
         self._ready.close()
         self._break(self.broken or JailBroken("the jail is closed"))
+
+
+def read_setup(message: Any, fds: list[int]) -> tuple[int, int, int]:
+    """The fds that Ready brings; HostError or SpecError when init gave up."""
+    if isinstance(message, wire.SetupFailed):
+        raise make_setup_error(message)
+    if message.version != wire.PROTOCOL_VERSION:
+        for fd in fds:
+            os.close(fd)
+        raise ProtocolError(f"the agent speaks version {message.version}")
+    proc_fd, scratch_fd, shm_fd = fds
+    return proc_fd, scratch_fd, shm_fd
 
 
 def make_setup_error(message: wire.SetupFailed) -> HostError | SpecError:

@@ -176,7 +176,8 @@ async def open_jail_on(
     )
     try:
         # Its programs are our children, so we are the init that it has on paper.
-        with closing(Jail(plan, session, Init(os.getpid(), pidfd), fds, background)) as made:
+        with closing(Jail(plan, session, Init(os.getpid(), pidfd), background)) as made:
+            made.attach(fds)
             yield made
     finally:
         os.close(pidfd)
