@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 MAX_ROUNDS = 64
@@ -46,15 +46,17 @@ def kill_all() -> None:
             return
 
 
-def kill_tree(pid: int) -> None:
-    """Kill a process and what /proc says descends from it, while other programs run on.
+def kill_all_but(kept: Iterable[int]) -> None:
+    """Kill all but init and the ``kept`` processes with what /proc says descends from them.
 
+    Who has left his family is nobody's descendant; he goes with the first run that is killed.
     Stopped first, the whole of it: a process with a signal pending can't fork, so a round that
     finds nobody new has found all. Killed one by one, the children of the dead would be init's.
     """
+    roots = set(kept)
     doomed: set[int] = set()
     for _ in range(MAX_ROUNDS):
-        new = _find_tree(pid) - doomed
+        new = _find_others(roots) - doomed
         if not new:
             break
         _signal_all(new, signal.SIGSTOP)
@@ -62,14 +64,14 @@ def kill_tree(pid: int) -> None:
     _signal_all(doomed, signal.SIGKILL)
 
 
-def _find_tree(pid: int) -> set[int]:
+def _find_others(roots: set[int]) -> set[int]:
     parents = dict(_read_parents())
-    tree: set[int] = set()
-    new = {pid}
+    kept: set[int] = set()
+    new = set(roots)
     while new:
-        tree |= new
-        new = {child for child, parent in parents.items() if parent in tree} - tree
-    return tree
+        kept |= new
+        new = {child for child, parent in parents.items() if parent in kept} - kept
+    return set(parents) - kept - {os.getpid()}
 
 
 def _signal_all(pids: set[int], number: int) -> None:

@@ -165,8 +165,8 @@ class Server:
             wire.send_with_fds(self._sock, frame, fds)
 
     def _kill_tree(self, request: wire.KillTree, _: list[int]) -> None:
-        for pid in [p for p, run in self._runs.items() if run == request.run]:
-            reaper.kill_tree(pid)
+        if request.run in self._runs.values():
+            reaper.kill_all_but(p for p, run in self._runs.items() if run != request.run)
 
     def _open_file(self, request: wire.OpenFile, _: list[int]) -> None:
         try:

@@ -66,7 +66,7 @@ class ExecTerminal(NamedTuple):
 
 
 class KillTree(NamedTuple):
-    """Kill a run's first process and its descendants, while other runs go on."""
+    """Kill a run and who is of no run's family, while other runs and their families go on."""
 
     run: int
 

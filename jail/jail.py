@@ -16,7 +16,7 @@ from jail.check import check_env, check_host_path
 from jail.errors import HostError, JailBroken, SpecError, blame_host
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
-from jail.process import JailView, Process
+from jail.process import Process
 from jail.program import make_program, merge_limits
 from jail.result import Result
 from jail.session import Session
@@ -24,6 +24,7 @@ from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, open_pipe
 from jail.teardown import Init
 from jail.units import parse_size
+from jail.view import JailView
 from jail.watch import open_init
 
 SHORT_RUN_S = 0.002

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import select
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
 
-from jail import detached, watch
 from jail.agent import wire
 from jail.background import Background
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
+from jail.meter import LOOK_SHARE, Meter, Usage
 from jail.result import Result
-from jail.session import Session
 from jail.spec import Limits
 from jail.stream import OutputStream
 from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size
 from jail.verdict import Breach, Facts, decide
+from jail.view import JailView
 
 FIRST_LOOK_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.05
@@ -35,41 +32,6 @@ KILL_GRACE_S: Final = 2.0
 ENOENT_STATUS: Final = 127
 OTHER_STATUS: Final = 126
 CPUS: Final = os.cpu_count() or 1
-LOOK_SHARE: Final = 20
-"""A look at a jail of many processes takes long; at most one part in so many goes into looking."""
-
-
-@dataclass
-class Usage:
-    """What a run has used so far. Seconds and bytes."""
-
-    cpu_time_s: float = 0.0
-    memory_bytes: int = 0
-    memory_peak_bytes: int = 0
-    processes_peak: int = 1
-
-
-@dataclass
-class JailView:
-    """What a process needs of its jail, and no more. The fds are -1 until it is built."""
-
-    session: Session
-    init_pid: int
-    enforced_by: Mapping[str, str]
-    kill: Any
-    """kills the whole jail, synchronously"""
-    running: dict[int, Process] = field(default_factory=dict)
-    """the runs now under way, by number"""
-    is_built: bool = False
-    proc_fd: int = -1
-    init_stat_fd: int = -1
-    scratch_fd: int = -1
-    shm_fd: int = -1
-
-    @functools.cached_property
-    def agent_peak_bytes(self) -> int:
-        """The agent's own greatest resident set when the first run ended."""
-        return watch.read_peak(self.proc_fd, 1)
 
 
 class Process:
@@ -106,11 +68,12 @@ class Process:
         self._done = trio.Event()
         self._refusal: ProgramError | None = None
         self._result: Result | None = None
-        self._book = watch.CpuBook()
-        self._had_company = False
-        self._detached_bytes = 0
-        self._next_search = self._searched_s = 0.0
-        self.usage = Usage()
+        self._meter = Meter(view, limits.memory_bytes)
+
+    @property
+    def usage(self) -> Usage:
+        """What it has used up to the last look."""
+        return self._meter.usage
 
     @property
     def returncode(self) -> int | None:
@@ -181,7 +144,7 @@ class Process:
 
     def _kill_first(self) -> None:
         # In company the agent kills the tree: dead, the first process would show it no children.
-        if len(self._view.running) <= 1:
+        if not self._view.is_shared:
             self.send_signal(signal.SIGKILL)
 
     def breach(self, limit: str, *, soft: bool = False) -> None:
@@ -206,14 +169,14 @@ class Process:
         """The run's number; what the jail has used so far is not this run's."""
         self._run = run
         for other in self._view.running.values():
-            other._had_company = self._had_company = True
+            other._meter.had_company = self._meter.had_company = True
         self._view.running[run] = self
         self.start_clock()
 
     def start_clock(self) -> None:
         """Its time runs from here, as soon as there is a jail to run in."""
         self._began = trio.current_time()
-        self._book.open(watch.read_init(self._view.init_stat_fd))
+        self._meter.start()
 
     def receive(self, message: Any, fds: list[int]) -> None:
         """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
@@ -291,7 +254,7 @@ class Process:
             with trio.move_on_after(self._cut_to_deadline(pause)):
                 await self._wake.wait()
                 continue
-            looked, self._searched_s = trio.current_time(), 0.0
+            looked = trio.current_time()
             try:
                 await self._look()
             except OSError as error:
@@ -299,7 +262,7 @@ class Process:
                 self._blindness = f"can't watch it any more: {error.strerror}"
                 self._view.kill()
                 return
-            took = trio.current_time() - looked - self._searched_s
+            took = trio.current_time() - looked - self._meter.searched_s
             pause = max(self._find_pause(), took * LOOK_SHARE)
 
     def _cut_to_deadline(self, pause: float) -> float:
@@ -324,53 +287,8 @@ class Process:
             if self._is_late():
                 self.breach("wall_time")
             return
-        stats = watch.read_stats(self._view.proc_fd)
-        if len(self._view.running) > 1:
-            family = watch.find_descendants(stats, self._pid_inside)
-            stats = {pid: stat for pid, stat in stats.items() if pid in family}
-        others = [pid for pid in stats if pid != 1]
-        usage = self.usage
-        usage.cpu_time_s = max(usage.cpu_time_s, self._update_book(stats))
-        usage.processes_peak = max(usage.processes_peak, len(others))
-        usage.memory_bytes = await self._measure(others)
-        usage.memory_peak_bytes = max(usage.memory_peak_bytes, usage.memory_bytes)
-        self._judge(sum(stats[pid].threads for pid in others))
-
-    def _update_book(self, stats: dict[int, watch.Stat]) -> float:
-        had_company, self._had_company = self._had_company, len(self._view.running) > 1
-        return self._book.update(stats, not had_company)
-
-    async def _measure(self, pids: list[int]) -> int:
-        """The cheap sum; the exact one before anybody is killed for it."""
-        view, limit = self._view, self._limits.memory_bytes
-        total = watch.read_memory(view.proc_fd, pids)
-        if limit is None:
-            return total
-        if total + detached.read_most_possible() > limit:
-            total += await self._search_detached(pids)
-        if total <= limit:
-            return total
-        return await trio.to_thread.run_sync(self._read_exact, pids)
-
-    def _read_exact(self, pids: list[int]) -> int:
-        total = watch.read_exact_memory(self._view.proc_fd, pids)
-        if total > (self._limits.memory_bytes or 0):
-            return total
-        more = self._read_detached(pids)
-        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
-
-    def _read_detached(self, pids: list[int]) -> int:
-        view = self._view
-        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
-
-    async def _search_detached(self, pids: list[int]) -> int:
-        """What is in nobody's resident set, as of the last search. It has a pace of its own:
-        whoever opens a million files must not slow down the looks at everything else."""
-        if (began := trio.current_time()) >= self._next_search:
-            self._detached_bytes = await trio.to_thread.run_sync(self._read_detached, pids)
-            now = trio.current_time()
-            self._searched_s, self._next_search = now - began, now + (now - began) * LOOK_SHARE
-        return self._detached_bytes
+        others = [each._pid_inside for each in self._view.running.values() if each is not self]
+        self._judge(await self._meter.look(filter(None, others)))
 
     def _judge(self, tasks: int) -> None:
         limits, usage = self._limits, self.usage
@@ -389,15 +307,12 @@ class Process:
         return limit is not None and trio.current_time() - self._began >= limit
 
     def _note_disk(self) -> None:
-        if self._limits.disk_bytes is None:
-            return
-        free = os.fstatvfs(self._view.scratch_fd)
-        if free.f_bavail == 0 or free.f_favail == 0:
+        if self._limits.disk_bytes is not None and self._meter.is_disk_full():
             self.breach("disk", soft=True)
 
     async def _put_to_death(self) -> None:
         """Alone, by SIGKILL of the first process; in company by the agent; else the jail goes."""
-        if len(self._view.running) > 1:
+        if self._view.is_shared:
             with suppress(JailBroken):
                 await self._view.session.send(wire.KillTree(self._run))
         self._kill_first()
@@ -446,28 +361,11 @@ class Process:
         self._wake.set()
 
     def _take_final_use(self, exited: wire.Exited) -> None:
-        """The kernel's books of init beside the agent's word: the greater counts."""
-        usage, limits = self.usage, self._limits
-        if len(self._view.running) == 1:
-            # All it left has been killed and reaped, so init is the only one to ask.
-            seconds = self._update_book(watch.read_init(self._view.init_stat_fd))
-            usage.cpu_time_s = max(usage.cpu_time_s, seconds)
-        usage.cpu_time_s = max(usage.cpu_time_s, exited.cpu_us / 1e6)
-        self._take_peak(exited.maxrss_kib * 1024)
-        late = limits.cpu_time_s is not None and usage.cpu_time_s > limits.cpu_time_s
-        if late and not self._breaches:
+        self._meter.close(exited.cpu_us / 1e6, exited.maxrss_kib * 1024)
+        limit = self._limits.cpu_time_s
+        if limit is not None and self.usage.cpu_time_s > limit and not self._breaches:
             self._breaches.append(Breach("cpu_time", self._ended_s))
         self._note_disk()
-
-    def _take_peak(self, largest_bytes: int) -> None:
-        """The greatest resident set of any of its processes.
-
-        exec(2) hands on the peak of the memory it replaces, which after a vfork is the agent's:
-        up to that size it is no more than a bound, and what was seen is better.
-        """
-        seen = self.usage.memory_peak_bytes
-        if largest_bytes > self._view.agent_peak_bytes or not seen:
-            self.usage.memory_peak_bytes = max(seen, largest_bytes)
 
     def open_terminal(self) -> int:
         """Its terminal's master side, a copy of the caller's own."""

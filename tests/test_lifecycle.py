@@ -187,6 +187,37 @@ async def test_killing_one_run_leaves_its_neighbour(supervisor: Supervisor, mark
         assert await neighbour.stdout.receive_some() == b"still here"
 
 
+STRAY = """
+import os, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+{work}
+"""
+
+
+async def test_a_daemon_in_company_is_free_for_nobody(supervisor: Supervisor, marker: str) -> None:
+    """It is in no run's family any more; the runs that are under way pay for it."""
+    hog = STRAY.format(work="held = bytearray(200 << 20)\ntime.sleep(60)")
+    async with supervisor.open_jail(memory="64m") as j, j.start(["sleep", "60"]) as neighbour:
+        await j.run(["python3", "-c", hog, marker])
+        with trio.fail_after(10):
+            assert (await neighbour.wait()).verdict is Verdict.MLE
+        await wait_until(lambda: not find_marked(marker), "the daemon's end")
+
+
+async def test_a_daemon_goes_with_the_first_run_that_is_killed(
+    supervisor: Supervisor, marker: str
+) -> None:
+    stay = STRAY.format(work="time.sleep(60)")
+    async with supervisor.open_jail() as j, j.start(["cat"]) as neighbour:
+        await j.run(["python3", "-c", stay, marker])
+        await wait_until(lambda: bool(find_marked(marker)), "the daemon's start")
+        assert (await j.run(["sleep", "60"], timeout=0.1)).verdict is Verdict.TLE
+        await wait_until(lambda: not find_marked(marker), "the daemon's end")
+        assert neighbour.returncode is None
+
+
 async def test_more_programs_than_a_jail_takes_is_an_error_not_a_hang(
     supervisor: Supervisor,
 ) -> None:
@@ -409,6 +440,26 @@ async def test_cancelling_a_supervisor_s_start_leaves_nothing() -> None:
     await work()
     fds = count_fds()
     assert await cancel_at_every_step(work, check, 300) > 10
+
+
+async def test_cancelling_at_any_step_of_a_single_run_leaves_nothing(
+    supervisor: Supervisor, marker: str
+) -> None:
+    """Asked for while the jail is built: at any step of that, too."""
+
+    async def work() -> None:
+        await supervisor.run(["sh", "-c", f"sleep 0.02; : {marker}"], input=b"x" * 100_000)
+
+    async def check() -> None:
+        await wait_until(lambda: not find_marked(marker), "its program")
+        await supervisor.wait_gone()
+        await wait_until(lambda: count_fds() == fds, "its descriptors")
+        await wait_until(lambda: not find_jails(), "its init")
+
+    await work()
+    await supervisor.wait_gone()
+    fds = count_fds()
+    assert await cancel_at_every_step(work, check, 300) > 5
 
 
 async def test_a_deadline_around_a_jail_ends_it_in_time(

@@ -1,0 +1,122 @@
+"""What one run has used: looked at from outside while it lasts, closed by the kernel's books."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from jail import detached, watch
+from jail.view import JailView
+
+LOOK_SHARE: Final = 20
+"""A look at a jail of many processes takes long; at most one part in so many goes into looking."""
+
+
+@dataclass
+class Usage:
+    """What a run has used so far. Seconds and bytes."""
+
+    cpu_time_s: float = 0.0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    processes_peak: int = 1
+
+
+class Meter:
+    """Of one run. Where several share a jail, what is in no run's family is charged to each.
+
+    A daemon that left its family is somebody's, and nobody can say whose: it must not be free.
+    """
+
+    def __init__(self, view: JailView, memory_limit_bytes: int | None) -> None:
+        self._view = view
+        self._memory_limit_bytes = memory_limit_bytes
+        self._book = watch.CpuBook()
+        self._detached_bytes = 0
+        self._next_search = 0.0
+        self.had_company = False
+        """another run has been in the jail since the last look"""
+        self.searched_s = 0.0
+        """how long the last look searched for memory that is in nobody's resident set"""
+        self.usage = Usage()
+
+    def start(self) -> None:
+        """What the jail has used so far is not this run's."""
+        self._book.open(watch.read_init(self._view.init_stat_fd))
+
+    async def look(self, others: Iterable[int]) -> int:
+        """Bring the usage up to now; gives the number of tasks.
+
+        ``others`` are the first processes of the other runs, by their pids inside. OSError where
+        nothing can be seen.
+        """
+        self.searched_s = 0.0
+        stats = watch.read_stats(self._view.proc_fd)
+        for pid in others:
+            for each in watch.find_descendants(stats, pid):
+                stats.pop(each, None)
+        pids = [pid for pid in stats if pid != 1]
+        usage = self.usage
+        usage.cpu_time_s = max(usage.cpu_time_s, self._update_book(stats))
+        usage.processes_peak = max(usage.processes_peak, len(pids))
+        usage.memory_bytes = await self._measure(pids)
+        usage.memory_peak_bytes = max(usage.memory_peak_bytes, usage.memory_bytes)
+        return sum(stats[pid].threads for pid in pids)
+
+    def close(self, cpu_s: float, largest_bytes: int) -> None:
+        """The kernel's books of init beside the agent's word: the greater counts."""
+        usage = self.usage
+        if not self._view.is_shared:
+            # All it left has been killed and reaped, so init is the only one to ask.
+            seconds = self._update_book(watch.read_init(self._view.init_stat_fd))
+            usage.cpu_time_s = max(usage.cpu_time_s, seconds)
+        usage.cpu_time_s = max(usage.cpu_time_s, cpu_s)
+        # exec(2) hands on the peak of the memory it replaces, which after a vfork is the agent's:
+        # up to that size it is no more than a bound, and what was seen is better.
+        if largest_bytes > self._view.agent_peak_bytes or not usage.memory_peak_bytes:
+            usage.memory_peak_bytes = max(usage.memory_peak_bytes, largest_bytes)
+
+    def is_disk_full(self) -> bool:
+        """Of the jail's scratch filesystem: no block or no inode is left."""
+        free = os.fstatvfs(self._view.scratch_fd)
+        return free.f_bavail == 0 or free.f_favail == 0
+
+    def _update_book(self, stats: dict[int, watch.Stat]) -> float:
+        had_company, self.had_company = self.had_company, self._view.is_shared
+        return self._book.update(stats, not had_company)
+
+    async def _measure(self, pids: list[int]) -> int:
+        """The cheap sum; the exact one before anybody is killed for it."""
+        limit = self._memory_limit_bytes
+        total = watch.read_memory(self._view.proc_fd, pids)
+        if limit is None:
+            return total
+        if total + detached.read_most_possible() > limit:
+            total += await self._search_detached(pids)
+        if total <= limit:
+            return total
+        return await trio.to_thread.run_sync(self._read_exact, pids)
+
+    def _read_exact(self, pids: list[int]) -> int:
+        total = watch.read_exact_memory(self._view.proc_fd, pids)
+        if total > (self._memory_limit_bytes or 0):
+            return total
+        more = self._read_detached(pids)
+        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
+
+    def _read_detached(self, pids: list[int]) -> int:
+        view = self._view
+        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
+
+    async def _search_detached(self, pids: list[int]) -> int:
+        """What is in nobody's resident set, as of the last search. It has a pace of its own:
+        whoever opens a million files must not slow down the looks at everything else."""
+        if (began := trio.current_time()) >= self._next_search:
+            self._detached_bytes = await trio.to_thread.run_sync(self._read_detached, pids)
+            now = trio.current_time()
+            self.searched_s, self._next_search = now - began, now + (now - began) * LOOK_SHARE
+        return self._detached_bytes
