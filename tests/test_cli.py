@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jail.cli import main, split_program
-from tests.command import run_jail
+from tests.command import JAIL, run_jail
 from tests.part import require
 
 # -- exit status ----------------------------------------------------------------------------------
@@ -367,3 +367,19 @@ def test_the_doctor_answers_for_this_host() -> None:
     report = json.loads(done.stdout)
     assert (done.status, report["ok"]) == (0, True)
     assert "This host reaches tier" in run_jail(command="doctor").stdout.decode()
+
+
+def test_a_host_that_can_t_is_told_how_to_mend_it() -> None:
+    """As on a host with user.max_user_namespaces=0: the doctor's own lines."""
+    require("unshare")
+    script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", script, "sh", *JAIL, "run", "--", "true"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    first, *remedy = done.stderr.splitlines()
+    assert (done.returncode, first[:6]) == (125, "jail: ")
+    assert any("user.max_user_namespaces" in line for line in remedy), done.stderr
