@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests import oracle
 from tests.part import find_reason, is_allowed_in_ci, require
 from tests.probe import Probe, build_probe
 from tests.rootfs import make_rootfs
+from tests.sight import DEADLINE_S, find_marked
 from tests.tree import CANARY, hash_tree
 
 OpenJail = Callable[..., AbstractAsyncContextManager[Jail]]
@@ -142,3 +145,14 @@ def share(tmp_path: Path) -> Path:
     folder = tmp_path / "share"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def marker() -> Iterator[str]:
+    """A word that only this test's programs have on their command line."""
+    word = f"marker-{uuid.uuid4().hex}"
+    yield word
+    deadline = time.monotonic() + DEADLINE_S
+    while find_marked(word):
+        assert time.monotonic() < deadline, "a program outlived its jail"
+        time.sleep(0.01)

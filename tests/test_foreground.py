@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.command import JAIL, PATIENCE_S, open_terminal, start_jail
-from tests.test_lifecycle import find_marked
+from tests.sight import find_marked
 
 DEAF = "trap '' HUP INT QUIT TERM; echo ready; while :; do sleep 0.05; done; : {}"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

@@ -18,7 +18,7 @@ from jail.agent import wire
 from jail.background import open_background
 from jail.errors import HostError, ProtocolError
 from jail.session import Session
-from tests.test_lifecycle import find_marked, wait_until
+from tests.sight import find_marked, wait_until
 
 
 async def test_it_gives_what_a_run_in_an_open_jail_gives(
