@@ -9,7 +9,7 @@ import select
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import trio
@@ -106,6 +106,7 @@ class Process:
         self._done = trio.Event()
         self._refusal: ProgramError | None = None
         self._result: Result | None = None
+        self._facts: Facts | None = None
         self._book = watch.CpuBook()
         self._had_company = False
         self._detached_bytes = 0
@@ -188,7 +189,13 @@ class Process:
         """Write down that a limit was reached; a hard one ends the run."""
         if soft and any(each.limit == limit for each in self._breaches):
             return
-        self._breaches.append(Breach(limit, trio.current_time() - self._began, soft))
+        at_s = trio.current_time() - self._began
+        if self._facts is not None:
+            # It has ended, and what it had written before is counted only now.
+            self._breaches.append(Breach(limit, min(at_s, self._ended_s or at_s), soft))
+            self._judge_again(self._facts)
+            return
+        self._breaches.append(Breach(limit, at_s, soft))
         if not soft:
             self.kill()
 
@@ -420,6 +427,7 @@ class Process:
             breaches=tuple(self._breaches),
             failure=failure,
         )
+        self._facts = facts
         verdict, limit = decide(facts)
         self._result = Result(
             verdict=verdict,
@@ -437,6 +445,12 @@ class Process:
             context_switches_forced=None if exited is None else exited.switches,
         )
         self._finish()
+
+    def _judge_again(self, facts: Facts) -> None:
+        assert self._result is not None
+        verdict, limit = decide(replace(facts, breaches=tuple(self._breaches)))
+        message = self._result.message if limit is None else describe_limit(limit, self._limits)
+        self._result = replace(self._result, verdict=verdict, limit=limit, message=message)
 
     def _finish(self) -> None:
         self._view.running.pop(self._run, None)
