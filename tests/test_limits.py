@@ -551,6 +551,38 @@ async def test_a_short_flood_is_one_too(supervisor: Supervisor) -> None:
         assert (len(result.stdout), result.stdout_bytes) == (1000, 60000)
 
 
+# -- pipes --------------------------------------------------------------------------------------
+
+PIPE_FILLER = """
+import fcntl, os, time
+pipes = []
+try:
+    while True:
+        pipes.append(os.pipe())
+        fcntl.fcntl(pipes[-1][1], 1031, 1 << 20)  # F_SETPIPE_SZ
+except PermissionError:
+    pass
+while fcntl.fcntl(pipes[-1][1], 1032) > 8192:
+    pipes.append(os.pipe())
+print(len(pipes), flush=True)
+time.sleep(60)
+"""
+
+
+async def test_whoever_uses_up_the_user_s_pipes_does_not_stop_the_supervisor(
+    supervisor: Supervisor,
+) -> None:
+    """A pipe of two pages takes no input of 60,000 bytes at once."""
+    async with (
+        supervisor.open_jail(userns="single") as hostile,
+        hostile.start(["python3", "-c", PIPE_FILLER], timeout=10) as process,
+    ):
+        assert process.stdout is not None
+        assert await process.stdout.receive_some()
+        result = await supervisor.run(["wc", "-c"], input=b"x" * 60000)
+    assert result.stdout == b"60000\n"
+
+
 # -- disk ---------------------------------------------------------------------------------------
 
 FILLERS = {
