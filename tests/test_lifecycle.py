@@ -21,6 +21,7 @@ import trio
 
 import jail
 from jail import Jail, Supervisor, Verdict
+from jail.launcher import Launcher
 
 DEADLINE_S = 5.0
 
@@ -554,6 +555,24 @@ async def test_nothing_survives_a_killed_supervisor() -> None:
     async with trio.open_nursery() as nursery:
         for lines, delay in read_moments():
             nursery.start_soon(one, lines, delay)
+
+
+async def test_a_jail_that_fails_at_once_says_why(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its init may have gone before the program is asked for."""
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "proc").symlink_to("/usr")
+    clone = Launcher.clone
+
+    async def clone_and_dawdle(*args: Any) -> tuple[int, int]:
+        made = await clone(*args)
+        time.sleep(0.1)  # nobody else of us may run meanwhile
+        return made
+
+    monkeypatch.setattr(Launcher, "clone", clone_and_dawdle)
+    with pytest.raises(jail.SpecError, match="its /proc must be a directory"):
+        await supervisor.run(["true"], rootfs=tmp_path)
 
 
 async def test_a_killed_zygote_is_an_internal_error_and_is_replaced(
