@@ -575,6 +575,15 @@ async def test_a_jail_that_fails_at_once_says_why(
         await supervisor.run(["true"], rootfs=tmp_path)
 
 
+async def test_a_plan_of_any_size_gets_through(supervisor: Supervisor, tmp_path: Path) -> None:
+    """A socket that nobody reads yet takes some 200 KiB."""
+    folder = f"/volume/{'/'.join(['x' * 200] * 8)}"
+    volumes = [f"{tmp_path}:{folder}/{number}:ro" for number in range(300)]
+    with trio.fail_after(20):
+        result = await supervisor.run(["ls", folder], volumes=volumes)
+    assert len(result.stdout.split()) == len(volumes)
+
+
 async def test_a_killed_zygote_is_an_internal_error_and_is_replaced(
     supervisor: Supervisor, marker: str
 ) -> None:
