@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import select
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Final
 
 import trio
@@ -37,6 +40,9 @@ OTHER_STATUS: Final = 126
 CPUS: Final = os.cpu_count() or 1
 LOOK_SHARE: Final = 20
 """A look at a jail of many processes takes long; at most one part in so many goes into looking."""
+LONGEST_REST_S: Final = 0.5
+"""But a program that makes looks long doesn't get all the more time without one."""
+LONGEST_SUBTRACTION_S: Final = 0.5
 
 
 @dataclass
@@ -187,7 +193,7 @@ class Process:
 
     def breach(self, limit: str, *, soft: bool = False) -> None:
         """Write down that a limit was reached; a hard one ends the run."""
-        if soft and any(each.limit == limit for each in self._breaches):
+        if any(each.limit == limit for each in self._breaches):
             return
         at_s = trio.current_time() - self._began
         if self._facts is not None:
@@ -287,6 +293,7 @@ class Process:
         if not self._watched and self._view.is_built:
             self._watched = True
             self._background.start_soon(self._watch)
+            self._background.start_soon(self._watch_clock)
 
     async def _watch(self) -> None:
         """Look, and end it when it is time; until it has ended."""
@@ -307,7 +314,18 @@ class Process:
                 self._view.kill()
                 return
             took = trio.current_time() - looked - self._searched_s
-            pause = max(self._find_pause(), took * LOOK_SHARE)
+            pause = max(self._find_pause(), min(took * LOOK_SHARE, LONGEST_REST_S))
+
+    async def _watch_clock(self) -> None:
+        """However long a look takes, and a program can make it long: the wall clock waits for
+        none."""
+        limit = self._limits.wall_time_s
+        if limit is None:
+            return
+        with trio.move_on_at(self._began + limit):
+            await self._done.wait()
+            return
+        self.breach("wall_time")
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
@@ -360,15 +378,23 @@ class Process:
         return await trio.to_thread.run_sync(self._read_exact, pids)
 
     def _read_exact(self, pids: list[int]) -> int:
-        total = watch.read_exact_memory(self._view.proc_fd, pids)
+        total = watch.read_exact_memory(self._view.proc_fd, self._while_alive(pids))
         if total > (self._limits.memory_bytes or 0):
             return total
         more = self._read_detached(pids)
-        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
+        if not more:
+            return total
+        # Of two counts of one page the second is taken back, as far as that can be found in time.
+        pids_in_time = self._while_alive(pids, time.monotonic() + LONGEST_SUBTRACTION_S)
+        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids_in_time))
+
+    def _while_alive(self, pids: list[int], until: float = math.inf) -> Iterator[int]:
+        """Nobody needs to know what a run that is being ended had."""
+        return takewhile(lambda _: not self._killed and time.monotonic() < until, pids)
 
     def _read_detached(self, pids: list[int]) -> int:
-        view = self._view
-        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
+        view, living = self._view, self._while_alive(pids)
+        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, living)
 
     async def _search_detached(self, pids: list[int]) -> int:
         """What is in nobody's resident set, as of the last search. It has a pace of its own:

@@ -83,6 +83,41 @@ async def test_a_sleeper_is_ended_at_its_wall_limit(supervisor: Supervisor, user
     assert result.cpu_time_s < 0.3
 
 
+MANY_MAPPINGS = r"""
+#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int main(void) {
+    static char block[1 << 20];
+    int fd = memfd_create("x", 0);
+    memset(block, 1, sizeof block);
+    write(fd, block, sizeof block);
+    size_t size = 160 << 20;
+    memset(mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, size);
+    for (int i = 0; i < 32000; i++) {
+        char *two = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mprotect(two, 4096, PROT_READ);
+    }
+    for (int i = 0; i < 8; i++)
+        if (fork() == 0)
+            pause();
+    pause();
+}
+"""
+
+
+async def test_a_program_that_is_long_to_look_at_is_ended_on_time(
+    supervisor: Supervisor, build: Any
+) -> None:
+    """Shared pages above the limit, a memfd, and 64,000 mappings in each of nine processes."""
+    volumes = build(MANY_MAPPINGS)
+    result = await run(supervisor, ["/program/a"], volumes=volumes, wall_time="2s", memory="512m")
+    assert (result.verdict, result.limit) == (Verdict.TLE, "wall_time")
+    assert result.wall_time_s < 2 + 3 * SLACK_S
+
+
 async def test_a_timeout_of_one_run_leaves_the_jail_alive(supervisor: Supervisor) -> None:
     async with supervisor.open_jail() as j:
         late = await j.run(["sleep", "60"], timeout=0.2)
