@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jail.cli import main, split_program
-from tests.command import run_jail
+from tests.command import JAIL, run_jail
 from tests.part import require
 
 # -- exit status ----------------------------------------------------------------------------------
@@ -131,6 +131,24 @@ def test_a_report_that_can_t_be_written_is_said_before_anything_runs(
 
 
 # -- the options ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["json", "meta"])
+def test_a_report_that_is_lost_is_no_success(option: str) -> None:
+    done = run_jail(f"--{option}", "/dev/full", "--", "true")
+    assert done.status == 125
+    assert done.stderr == "jail: the result can't be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("more", [[], ["-i"], ["--json", "-"]], ids=" ".join)
+def test_closed_standard_streams_are_nobody_else_s(closed: str, more: list[str]) -> None:
+    """Their numbers would be given to the next descriptors that are opened: sockets of ours."""
+    words = [*JAIL, "run", *more, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    done = subprocess.run(shell, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 7
+    assert b"Traceback" not in done.stdout + done.stderr
 
 
 def test_who_and_where() -> None:
