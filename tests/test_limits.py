@@ -391,6 +391,31 @@ async def test_memory_that_nobody_has_mapped_ends_as_mle(
     assert result.wall_time_s < 5
 
 
+FALSE_MEMFD = """
+import mmap, os, time
+size = 300 << 20
+os.mkdir("/volume/x ")
+fd = os.open("/volume/x /memfd:y", os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, size)
+mapped = mmap.mmap(fd, size)
+for offset in range(0, size, 4096):
+    mapped[offset]
+hidden = os.memfd_create("z")
+block = b"x" * (1 << 20)
+for _ in range(300):
+    os.write(hidden, block)
+time.sleep(5)
+"""
+
+
+async def test_a_file_s_name_hides_no_memory(supervisor: Supervisor, share: Path) -> None:
+    """What is mapped of a memfd is counted as resident already; of a file so called it isn't."""
+    result = await run_python(
+        supervisor, FALSE_MEMFD, memory="200m", disk="1g", volumes=[f"{share}:/volume"]
+    )
+    assert (result.verdict, result.limit) == (Verdict.MLE, "memory")
+
+
 async def test_a_memfd_that_is_mapped_and_shared_counts_once(supervisor: Supervisor) -> None:
     source = (
         "import mmap,os,time\n"
