@@ -582,6 +582,9 @@ async def test_a_plan_of_any_size_gets_through(supervisor: Supervisor, tmp_path:
     with trio.fail_after(20):
         result = await supervisor.run(["ls", folder], volumes=volumes)
     assert len(result.stdout.split()) == len(volumes)
+    too_many = [f"{tmp_path}:{folder}/{number}:ro" for number in range(3000)]
+    with pytest.raises(jail.SpecError, match="too many volumes"):
+        await supervisor.run(["true"], volumes=too_many)
 
 
 async def test_a_killed_zygote_is_an_internal_error_and_is_replaced(
