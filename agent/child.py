@@ -106,12 +106,14 @@ def explain(error: OSError, name: str) -> NotExecutable:
 def read_interpreter(path: str) -> str:
     """The program named by ``#!`` or by the ELF header's PT_INTERP; "" if there is none."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES)
+        # What lies there by now may be a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:
+            head = file.read(HEAD_BYTES) or b""
     except OSError:
         return ""
     if head.startswith(b"#!"):
-        words = head[2:].splitlines()[0].split()
+        words = head[2:].partition(b"\n")[0].split()
         return os.fsdecode(words[0]) if words else ""
     return _read_elf_interpreter(head) if head.startswith(b"\x7fELF\x02\x01") else ""
 

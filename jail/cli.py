@@ -34,6 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status."""
+    open_missing_streams()
     try:
         return run_command(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -42,6 +43,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     finally:
         flush_or_forget()
+
+
+def open_missing_streams() -> None:
+    """What a shell closed (``>&-``): else 0, 1 or 2 would be the next thing that we open, a socket
+    of ours, and a stranger's output would go there.
+    """
+    for number, name, flags in (
+        (0, "stdin", os.O_RDONLY),
+        (1, "stdout", os.O_WRONLY),
+        (2, "stderr", os.O_WRONLY),
+    ):
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, flags)
+        setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def run_command(words: list[str]) -> int:
@@ -197,7 +214,13 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
                 return 0
             if not reports.owns_stdout:
                 tell_end(result)
-        reports.write(result)
+        try:
+            reports.write(result)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            complain(f"the result can't be written: {error.strerror}")
+            return FAILED
         return result.exit_status
 
 
@@ -288,6 +311,8 @@ class Reports:
         for option, path in self._paths.items():
             if path is None or (option == "json" and path == "-"):
                 continue
+            if path == "-":
+                raise SpecError(f"--{option} -: give a file; only --json goes to stdout")
             try:
                 file = open(path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - ours to close
                 self._files[option] = file
@@ -300,10 +325,12 @@ class Reports:
             print(json.dumps(result.to_json()), flush=True)
         if "json" in self._files:
             self._files["json"].write(json.dumps(result.to_json()) + "\n")
+            self._files["json"].flush()
         if "meta" in self._files:
             from jail.meta import format_meta
 
             self._files["meta"].write(format_meta(result))
+            self._files["meta"].flush()
 
 
 # -- jail doctor ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from jail.program import make_program, merge_limits
 from jail.result import Result
 from jail.session import Session
 from jail.spec import ProgramSpec
-from jail.stream import Collector, OutputStream, feed, open_pipe
+from jail.stream import Collector, OutputStream, feed, fill, open_pipe
 from jail.teardown import Init
 from jail.units import parse_size
 from jail.view import JailView
@@ -234,11 +234,12 @@ class Jail:
         if data is None:
             process.stdin = trio.lowlevel.FdStream(writer)
             streams.callback(process.stdin.close)
-        elif len(data) <= PIPE_BYTES:
-            os.write(writer, data)
-            os.close(writer)
-        else:
+        elif len(data) > PIPE_BYTES:
             self._background.start_soon(feed, writer, data)
+        elif rest := fill(writer, data):
+            self._background.start_soon(feed, writer, rest)
+        else:
+            os.close(writer)
         return reader
 
     async def _exec_on_terminal(

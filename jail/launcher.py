@@ -22,6 +22,7 @@ from jail.background import open_background
 from jail.errors import HelperError, HostError, JailBroken, blame_host
 from jail.host import HostFacts
 from jail.idmap import Extent, IdMap, format_map, make_outer_map
+from jail.session import IN_FLIGHT_REMEDY
 from jail.zygote import link
 
 BOOT = (
@@ -106,6 +107,8 @@ class Launcher:
         try:
             await self._sock.sendmsg([link.pack(message)], rights)
         except (OSError, trio.ClosedResourceError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ETOOMANYREFS:
+                raise HostError.at_step("descriptors", error.errno, IN_FLIGHT_REMEDY) from error
             raise JailBroken("the zygote died") from error
 
     async def read_replies(self, *, task_status: trio.TaskStatus[None]) -> None:

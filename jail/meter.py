@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 import trio
@@ -14,6 +17,7 @@ from jail.view import JailView
 
 LOOK_SHARE: Final = 20
 """A look at a jail of many processes takes long; at most one part in so many goes into looking."""
+LONGEST_SUBTRACTION_S: Final = 0.5
 
 
 @dataclass
@@ -32,8 +36,11 @@ class Meter:
     A daemon that left its family is somebody's, and nobody can say whose: it must not be free.
     """
 
-    def __init__(self, view: JailView, memory_limit_bytes: int | None) -> None:
+    def __init__(
+        self, view: JailView, memory_limit_bytes: int | None, is_killed: Callable[[], bool]
+    ) -> None:
         self._view = view
+        self._is_killed = is_killed
         self._memory_limit_bytes = memory_limit_bytes
         self._book = watch.CpuBook()
         self._detached_bytes = 0
@@ -102,15 +109,23 @@ class Meter:
         return await trio.to_thread.run_sync(self._read_exact, pids)
 
     def _read_exact(self, pids: list[int]) -> int:
-        total = watch.read_exact_memory(self._view.proc_fd, pids)
+        total = watch.read_exact_memory(self._view.proc_fd, self._while_alive(pids))
         if total > (self._memory_limit_bytes or 0):
             return total
         more = self._read_detached(pids)
-        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids) if more else 0)
+        if not more:
+            return total
+        # Of two counts of one page the second is taken back, as far as that can be found in time.
+        pids_in_time = self._while_alive(pids, time.monotonic() + LONGEST_SUBTRACTION_S)
+        return total + max(0, more - detached.read_mapped(self._view.proc_fd, pids_in_time))
+
+    def _while_alive(self, pids: list[int], until: float = math.inf) -> Iterator[int]:
+        """Nobody needs to know what a run that is being ended had."""
+        return takewhile(lambda _: not self._is_killed() and time.monotonic() < until, pids)
 
     def _read_detached(self, pids: list[int]) -> int:
-        view = self._view
-        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, pids)
+        view, living = self._view, self._while_alive(pids)
+        return detached.read_detached(view.init_pid, view.proc_fd, view.shm_fd, living)
 
     async def _search_detached(self, pids: list[int]) -> int:
         """What is in nobody's resident set, as of the last search. It has a pace of its own:

@@ -107,7 +107,10 @@ class Plan:
     @functools.cached_property
     def frame(self) -> bytes:
         """The launch plan as the one message that init reads."""
-        return wire.pack_frame(wire.Setup(wire.PROTOCOL_VERSION, self.launch.to_wire()))
+        try:
+            return wire.pack_frame(wire.Setup(wire.PROTOCOL_VERSION, self.launch.to_wire()))
+        except wire.WireError:
+            raise SpecError("too many volumes, or too long paths: more than a plan holds") from None
 
     def make_idmap(self, slot: int, facts: HostFacts) -> idmap.IdMap:
         """The maps, once a slice is leased (``slot`` is ignored where there are none)."""

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
@@ -31,6 +32,8 @@ FASTEST_GROWTH_BYTES_PER_S: Final = 4 * 2**30
 KILL_GRACE_S: Final = 2.0
 ENOENT_STATUS: Final = 127
 OTHER_STATUS: Final = 126
+LONGEST_REST_S: Final = 0.5
+"""A program that makes looks long doesn't get all the more time without one."""
 CPUS: Final = os.cpu_count() or 1
 
 
@@ -68,7 +71,8 @@ class Process:
         self._done = trio.Event()
         self._refusal: ProgramError | None = None
         self._result: Result | None = None
-        self._meter = Meter(view, limits.memory_bytes)
+        self._facts: Facts | None = None
+        self._meter = Meter(view, limits.memory_bytes, lambda: self._killed)
 
     @property
     def usage(self) -> Usage:
@@ -149,9 +153,15 @@ class Process:
 
     def breach(self, limit: str, *, soft: bool = False) -> None:
         """Write down that a limit was reached; a hard one ends the run."""
-        if soft and any(each.limit == limit for each in self._breaches):
+        if any(each.limit == limit for each in self._breaches):
             return
-        self._breaches.append(Breach(limit, trio.current_time() - self._began, soft))
+        at_s = trio.current_time() - self._began
+        if self._facts is not None:
+            # It has ended, and what it had written before is counted only now.
+            self._breaches.append(Breach(limit, min(at_s, self._ended_s or at_s), soft))
+            self._judge_again(self._facts)
+            return
+        self._breaches.append(Breach(limit, at_s, soft))
         if not soft:
             self.kill()
 
@@ -243,6 +253,7 @@ class Process:
         if not self._watched and self._view.is_built:
             self._watched = True
             self._background.start_soon(self._watch)
+            self._background.start_soon(self._watch_clock)
 
     async def _watch(self) -> None:
         """Look, and end it when it is time; until it has ended."""
@@ -263,7 +274,17 @@ class Process:
                 self._view.kill()
                 return
             took = trio.current_time() - looked - self._meter.searched_s
-            pause = max(self._find_pause(), took * LOOK_SHARE)
+            pause = max(self._find_pause(), min(took * LOOK_SHARE, LONGEST_REST_S))
+
+    async def _watch_clock(self) -> None:
+        """However long a look takes, and a program can make it long: this waits for none."""
+        limit = self._limits.wall_time_s
+        if limit is None:
+            return
+        with trio.move_on_at(self._began + limit):
+            await self._done.wait()
+            return
+        self.breach("wall_time")
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
@@ -335,6 +356,7 @@ class Process:
             breaches=tuple(self._breaches),
             failure=failure,
         )
+        self._facts = facts
         verdict, limit = decide(facts)
         self._result = Result(
             verdict=verdict,
@@ -352,6 +374,12 @@ class Process:
             context_switches_forced=None if exited is None else exited.switches,
         )
         self._finish()
+
+    def _judge_again(self, facts: Facts) -> None:
+        assert self._result is not None
+        verdict, limit = decide(replace(facts, breaches=tuple(self._breaches)))
+        message = self._result.message if limit is None else describe_limit(limit, self._limits)
+        self._result = replace(self._result, verdict=verdict, limit=limit, message=message)
 
     def _finish(self) -> None:
         self._view.running.pop(self._run, None)

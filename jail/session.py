@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,10 @@ from jail.agent import wire
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 SEND_GRACE_S = 2.0
+IN_FLIGHT_REMEDY = (
+    "Some process of yours has sent as many file descriptors as it may have open, and nobody has "
+    "received them: unix(7). Jails with ids of their own (userns auto) have a budget of their own."
+)
 
 
 class Receiver(Protocol):
@@ -129,6 +134,7 @@ class Session:
         self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
+        self._has_broken = trio.Event()
         self.on_break: Callable[[], None] | None = None
         """called when the jail has to end: something inside breaks the protocol or reads nothing"""
 
@@ -220,6 +226,11 @@ class Session:
                     sender.on_wait()
                 await self._send_rest(frame, rights, sender)
         except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise HostError.at_step("descriptors", error.errno, IN_FLIGHT_REMEDY) from error
+            # What it said before it went lies in the socket, and is the reason.
+            with trio.move_on_after(SEND_GRACE_S):
+                await self._has_broken.wait()
             raise self.broken or JailBroken("the jail's agent has gone") from error
 
     async def _send_rest(
@@ -303,6 +314,7 @@ class Session:
 
     def _break(self, error: Exception, kill: bool = False) -> None:
         self.broken = self.broken or error
+        self._has_broken.set()
         if (kill or isinstance(error, ProtocolError)) and self.on_break is not None:
             self.on_break()
         setup = (self._setup,) if self._setup else ()

@@ -110,6 +110,19 @@ async def feed(fd: int, data: bytes) -> None:
             return
 
 
+def fill(fd: int, data: bytes) -> bytes:
+    """Write what a pipe takes without waiting, and give the rest.
+
+    Where its user has filled many others, a new one holds no more than two pages: pipe(7),
+    ``pipe-user-pages-soft``. That user is a program of ours, too, where it has our id.
+    """
+    os.set_blocking(fd, False)
+    try:
+        return data[os.write(fd, data) :]
+    except BlockingIOError:
+        return data
+
+
 def open_pipe() -> tuple[int, int]:
     """(read end, write end), both close-on-exec. HostError when there are none left.
 

@@ -34,6 +34,9 @@ from jail.spec import JailSpec, make_spec
 from jail.teardown import Init, Teardown
 from jail.user import HOST_GROUP, HOST_PASSWD
 
+PLAN_ROOM_BYTES: Final = 32 * 1024
+"""what a new socket takes before anybody reads; net.core.wmem_default is 208 KiB, and counts more
+than the bytes"""
 VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 """what becomes of a volume or a root filesystem while a jail is being opened"""
 
@@ -125,13 +128,17 @@ class Supervisor:
         try:
             async with open_background() as background:
                 background.start_soon(session.read)
-                # The plan waits in the socket for the one who reads it.
-                await session.send_frame(plan.frame)
+                # A plan waits in the socket for the one who reads it, if there is room for it.
+                early = len(plan.frame) <= PLAN_ROOM_BYTES
+                if early:
+                    await session.send_frame(plan.frame)
                 with theirs:
                     init = await self._clone(plan, launcher, theirs, fresh)
                 jail = Jail(plan, session, init, background)
                 try:
                     with closing(jail):
+                        if not early:
+                            await session.send_frame(plan.frame)
                         if waits:
                             await jail.wait_built()
                         else:

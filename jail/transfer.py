@@ -193,9 +193,7 @@ async def _get_dir(
                 inner = f"{below}{name}/"
                 await _get_dir(session, f"{path}/{name}", child.fd, inner, budget, depth + 1)
         elif stat.S_ISREG(mode):
-            data = await get(session, f"{path}/{name}", max(budget.left_bytes, 0))
-            budget.left_bytes -= len(data)
-            _write_new(dir_fd, name, data, mode)
+            await _get_file(session, f"{path}/{name}", dir_fd, name, mode, budget)
         else:
             budget.skipped.append(below + name)
 
@@ -205,12 +203,34 @@ def is_name(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
-def _write_new(dir_fd: int, name: str, data: bytes, mode: int) -> None:
-    fd = os.open(name, NEW_FILE, 0o600 | (mode & 0o155), dir_fd=dir_fd)
+async def _get_file(
+    session: Session, path: str, dir_fd: int, name: str, mode: int, budget: _Budget
+) -> None:
+    """Piece by piece: a hole as large as the budget costs the program nothing, and us no memory."""
+    source_fd = await _open(session, path, False, 0)
     try:
-        _write_all(fd, data)
+        fd = os.open(name, NEW_FILE, 0o600 | (mode & 0o155), dir_fd=dir_fd)
+        try:
+            data = os.read(source_fd, SMALL_BYTES)
+            _take(budget, path, len(data))
+            _write_all(fd, data)
+            if len(data) == SMALL_BYTES:
+                await trio.to_thread.run_sync(_copy_budgeted, source_fd, fd, path, budget)
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        os.close(source_fd)
+
+
+def _copy_budgeted(source_fd: int, fd: int, path: str, budget: _Budget) -> None:
+    while data := os.read(source_fd, CHUNK_BYTES):
+        _take(budget, path, len(data))
+        _write_all(fd, data)
+
+
+def _take(budget: _Budget, path: str, size: int) -> None:
+    _check_size(size, path, budget.left_bytes)
+    budget.left_bytes -= size
 
 
 class _open_below:  # noqa: N801 - reads as the verb it is

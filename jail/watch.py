@@ -7,6 +7,7 @@ is known by its parent's books (waited-for children) or not at all.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +67,7 @@ def read_memory(proc_fd: int, pids: list[int]) -> int:
     return sum(_sum_lines(_read(proc_fd, f"{pid}/status"), RSS_LINES) for pid in pids)
 
 
-def read_exact_memory(proc_fd: int, pids: list[int]) -> int:
+def read_exact_memory(proc_fd: int, pids: Iterable[int]) -> int:
     """The same with every page divided by its users; walks page tables, so not for every look.
 
     It wants the right to ptrace, which the maker of a user namespace has over all inside.

@@ -133,6 +133,24 @@ def test_a_report_that_can_t_be_written_is_said_before_anything_runs(
 # -- the options ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("option", ["json", "meta"])
+def test_a_report_that_is_lost_is_no_success(option: str) -> None:
+    done = run_jail(f"--{option}", "/dev/full", "--", "true")
+    assert done.status == 125
+    assert done.stderr == "jail: the result can't be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("more", [[], ["-i"], ["--json", "-"]], ids=" ".join)
+def test_closed_standard_streams_are_nobody_else_s(closed: str, more: list[str]) -> None:
+    """Their numbers would be given to the next descriptors that are opened: sockets of ours."""
+    words = [*JAIL, "run", *more, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    done = subprocess.run(shell, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 7
+    assert b"Traceback" not in done.stdout + done.stderr
+
+
 def test_who_and_where() -> None:
     words = ["-h", "judge", "-w", "/work", "-u", "12:34", "-e", "GREETING=hello world"]
     script = (
@@ -277,6 +295,7 @@ WRONG = {
     "an unknown limit": (["--require", "speed=light", "--", "true"], "require speed"),
     "half a requirement": (["--require", "memory", "--", "true"], "write LIMIT=MECHANISM"),
     "a hostname with a blank": (["-h", "a b", "--", "true"], "hostname"),
+    "a meta file that is stdout": (["--meta", "-", "--", "true"], "give a file"),
     "a terminal that isn't one": (["-i", "-t", "--", "true"], "stdin is not a terminal"),
     "a working directory that isn't there": (["-w", "/usr/no", "--", "true"], "/usr/no"),
     "an interpreter that isn't there": (

@@ -83,6 +83,41 @@ async def test_a_sleeper_is_ended_at_its_wall_limit(supervisor: Supervisor, user
     assert result.cpu_time_s < 0.3
 
 
+MANY_MAPPINGS = r"""
+#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int main(void) {
+    static char block[1 << 20];
+    int fd = memfd_create("x", 0);
+    memset(block, 1, sizeof block);
+    write(fd, block, sizeof block);
+    size_t size = 160 << 20;
+    memset(mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, size);
+    for (int i = 0; i < 32000; i++) {
+        char *two = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mprotect(two, 4096, PROT_READ);
+    }
+    for (int i = 0; i < 8; i++)
+        if (fork() == 0)
+            pause();
+    pause();
+}
+"""
+
+
+async def test_a_program_that_is_long_to_look_at_is_ended_on_time(
+    supervisor: Supervisor, build: Any
+) -> None:
+    """Shared pages above the limit, a memfd, and 64,000 mappings in each of nine processes."""
+    volumes = build(MANY_MAPPINGS)
+    result = await run(supervisor, ["/program/a"], volumes=volumes, wall_time="2s", memory="512m")
+    assert (result.verdict, result.limit) == (Verdict.TLE, "wall_time")
+    assert result.wall_time_s < 2 + 3 * SLACK_S
+
+
 async def test_a_timeout_of_one_run_leaves_the_jail_alive(supervisor: Supervisor) -> None:
     async with supervisor.open_jail() as j:
         late = await j.run(["sleep", "60"], timeout=0.2)
@@ -356,6 +391,31 @@ async def test_memory_that_nobody_has_mapped_ends_as_mle(
     assert result.wall_time_s < 5
 
 
+FALSE_MEMFD = """
+import mmap, os, time
+size = 300 << 20
+os.mkdir("/volume/x ")
+fd = os.open("/volume/x /memfd:y", os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, size)
+mapped = mmap.mmap(fd, size)
+for offset in range(0, size, 4096):
+    mapped[offset]
+hidden = os.memfd_create("z")
+block = b"x" * (1 << 20)
+for _ in range(300):
+    os.write(hidden, block)
+time.sleep(5)
+"""
+
+
+async def test_a_file_s_name_hides_no_memory(supervisor: Supervisor, share: Path) -> None:
+    """What is mapped of a memfd is counted as resident already; of a file so called it isn't."""
+    result = await run_python(
+        supervisor, FALSE_MEMFD, memory="200m", disk="1g", volumes=[f"{share}:/volume"]
+    )
+    assert (result.verdict, result.limit) == (Verdict.MLE, "memory")
+
+
 async def test_a_memfd_that_is_mapped_and_shared_counts_once(supervisor: Supervisor) -> None:
     source = (
         "import mmap,os,time\n"
@@ -538,6 +598,49 @@ async def test_exactly_the_output_limit_is_fine(supervisor: Supervisor) -> None:
     over = await run_python(supervisor, source, output_limit=999)
     assert (fine.verdict, len(fine.stdout), fine.truncated) == (Verdict.OK, 1000, ())
     assert (over.verdict, len(over.stdout), over.truncated) == (Verdict.OLE, 999, ("stdout",))
+
+
+async def test_a_short_flood_is_one_too(supervisor: Supervisor) -> None:
+    """It has ended, and all it wrote lies in the pipe, before anybody looks."""
+    argv = ["head", "-c", "60000", "/dev/zero"]
+    for result in (
+        await supervisor.run(argv, output_limit=1000),
+        await run(supervisor, argv, output_limit=1000),
+    ):
+        assert (result.verdict, result.limit) == (Verdict.OLE, "output")
+        assert (len(result.stdout), result.stdout_bytes) == (1000, 60000)
+
+
+# -- pipes --------------------------------------------------------------------------------------
+
+PIPE_FILLER = """
+import fcntl, os, time
+pipes = []
+try:
+    while True:
+        pipes.append(os.pipe())
+        fcntl.fcntl(pipes[-1][1], 1031, 1 << 20)  # F_SETPIPE_SZ
+except PermissionError:
+    pass
+while fcntl.fcntl(pipes[-1][1], 1032) > 8192:
+    pipes.append(os.pipe())
+print(len(pipes), flush=True)
+time.sleep(60)
+"""
+
+
+async def test_whoever_uses_up_the_user_s_pipes_does_not_stop_the_supervisor(
+    supervisor: Supervisor,
+) -> None:
+    """A pipe of two pages takes no input of 60,000 bytes at once."""
+    async with (
+        supervisor.open_jail(userns="single") as hostile,
+        hostile.start(["python3", "-c", PIPE_FILLER], timeout=10) as process,
+    ):
+        assert process.stdout is not None
+        assert await process.stdout.receive_some()
+        result = await supervisor.run(["wc", "-c"], input=b"x" * 60000)
+    assert result.stdout == b"60000\n"
 
 
 # -- disk ---------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from jail import Supervisor, Verdict
 from jail.agent import wire
 from jail.background import open_background
 from jail.errors import HostError, ProtocolError
+from jail.launcher import Launcher
 from jail.session import Session
 from tests.sight import find_marked, wait_until
 
@@ -143,3 +146,71 @@ async def test_a_word_that_came_before_it_was_expected_counts(tmp_path: Path) ->
             with pytest.raises(HostError, match="mount proc"):
                 session.expect_ready(lambda fds: None, lambda: None)
     session.close()
+
+
+async def test_a_jail_that_fails_at_once_says_why(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its init may have gone before the program is asked for."""
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "proc").symlink_to("/usr")
+    clone = Launcher.clone
+
+    async def clone_and_dawdle(*args: Any) -> tuple[int, int]:
+        made = await clone(*args)
+        time.sleep(0.1)  # nobody else of us may run meanwhile
+        return made
+
+    monkeypatch.setattr(Launcher, "clone", clone_and_dawdle)
+    with pytest.raises(jail.SpecError, match="its /proc must be a directory"):
+        await supervisor.run(["true"], rootfs=tmp_path)
+
+
+async def test_a_plan_of_any_size_gets_through(supervisor: Supervisor, tmp_path: Path) -> None:
+    """A socket that nobody reads yet takes some 200 KiB."""
+    folder = f"/volume/{'/'.join(['x' * 200] * 8)}"
+    volumes = [f"{tmp_path}:{folder}/{number}:ro" for number in range(300)]
+    with trio.fail_after(20):
+        result = await supervisor.run(["ls", folder], volumes=volumes)
+    assert len(result.stdout.split()) == len(volumes)
+    too_many = [f"{tmp_path}:{folder}/{number}:ro" for number in range(3000)]
+    with pytest.raises(jail.SpecError, match="too many volumes"):
+        await supervisor.run(["true"], volumes=too_many)
+
+
+STUFFER = """
+import array, resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+pairs, sent = [], 0
+fds = array.array("i", [0] * 250).tobytes()
+try:
+    while True:
+        a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        pairs += [a, b]
+        for _ in range(8):
+            a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_DONTWAIT)
+            sent += 250
+except OSError as error:
+    print(error.errno, sent, flush=True)
+time.sleep(60)
+"""
+
+
+async def test_descriptors_in_flight_of_one_id_cost_no_verdict(supervisor: Supervisor) -> None:
+    """AG-09, RS-05: with one id the budget is the user's, and a program can empty it."""
+    async with (
+        supervisor.open_jail(userns="single") as honest,
+        supervisor.open_jail(userns="single") as hostile,
+        hostile.start(["python3", "-c", STUFFER]) as stuffer,
+    ):
+        assert stuffer.stdout is not None
+        answer = await stuffer.stdout.receive_some()
+        assert int(answer.split()[0]) == errno.ETOOMANYREFS
+        with trio.fail_after(10):
+            try:
+                result = await honest.run(["true"])
+            except jail.JailError:
+                pass
+            else:
+                assert result.verdict in (Verdict.OK, Verdict.IE)
+    assert (await supervisor.run(["true"], userns="single")).ok, "the zygote lives"

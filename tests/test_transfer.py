@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -356,3 +357,16 @@ async def test_a_tree_too_deep_ends_in_both_directions(
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "a\0b"])
 def test_a_name_that_leads_elsewhere_is_no_name(name: str) -> None:
     assert not is_name(name)
+
+
+async def test_a_hole_that_comes_out_takes_no_memory_of_ours(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    """It costs the program nothing; read as a whole, it cost us twice its size."""
+    async with supervisor.open_jail() as j:
+        await j.run(["sh", "-c", "mkdir t; truncate -s 200M t/hole"])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert await j.get_tree("t", tmp_path / "out") == []
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert (tmp_path / "out/hole").stat().st_size == 200 * 1024 * 1024
+    assert grown_kib < 64 * 1024

@@ -132,7 +132,15 @@ class Zygote:
                 close_handover(self._jails[jail])
             link.send(self._sock, link.CloneFailed(jail, step, error.errno or 0))
         else:
+            self._tell_cloned(jail, child)
+
+    def _tell_cloned(self, jail: int, child: Child) -> None:
+        try:
             link.send(self._sock, link.Cloned(jail, child.pid), [child.pidfd])
+        except OSError as error:
+            # Too many descriptors of this user are on their way: unix(7), ETOOMANYREFS.
+            process.kill_pidfd(child.pidfd)
+            link.send(self._sock, link.CloneFailed(jail, "descriptors", error.errno or 0))
 
     def _take_child(self, flags: int, fresh: bool) -> Child:
         spare = self._spare
