@@ -16,6 +16,7 @@ import jail
 from jail import Jail, Supervisor, Verdict
 from tests.sight import (
     count_fds,
+    find_children,
     find_jails,
     find_zygotes,
     read_rss_bytes,
@@ -76,13 +77,21 @@ def take_stock() -> dict[str, Any]:
     }
 
 
+async def settle(supervisor: Supervisor) -> None:
+    """Every jail is gone, and each zygote has its one spare."""
+    await supervisor.wait_gone()
+    await wait_until(
+        lambda: all(len(find_children(zygote)) == 1 for zygote in find_zygotes()), "rest"
+    )
+
+
 async def test_a_thousand_runs_leave_nothing_behind(supervisor: Supervisor) -> None:
     for number in range(60):
         await use_up(supervisor, number)
     async with supervisor.open_jail() as j:
         for number in range(50):
             await run_again(j, number)
-    await wait_until(lambda: find_jails() == [], "the last init's end")
+    await settle(supervisor)
     before = take_stock()
     memory = {pid: read_rss_bytes(pid) for pid in (os.getpid(), *before["zygotes"])}
     for number in range(300):
@@ -90,6 +99,7 @@ async def test_a_thousand_runs_leave_nothing_behind(supervisor: Supervisor) -> N
     async with supervisor.open_jail() as j:
         for number in range(700):
             await run_again(j, number)
+    await settle(supervisor)
     await wait_until(lambda: take_stock() == before, "the state before")
     for pid, bytes_before in memory.items():
         assert read_rss_bytes(pid) - bytes_before < 3 * 2**20, f"{pid} has grown"

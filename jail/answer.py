@@ -1,0 +1,112 @@
+"""Who takes what an agent says: one answer each, kept until it is asked for or given on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import trio
+
+from jail.agent import wire
+from jail.errors import HostError, JailBroken, ProtocolError, SpecError
+
+
+class Receiver(Protocol):
+    """Who takes the answers of one run, as they come in; ProtocolError if they can't be."""
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        """The fds are the receiver's from here on."""
+
+    def fail(self, error: Exception) -> None:
+        """The session broke: no more will come."""
+
+
+class Call:
+    """One question that somebody waits for the answer of, which is of one of these kinds."""
+
+    def __init__(self, *kinds: type) -> None:
+        self.kinds = kinds
+        self._ready = trio.Event()
+        self._answer: tuple[Any, list[int]] | None = None
+        self._broken: Exception | None = None
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        self._answer = message, fds
+        self._ready.set()
+
+    def fail(self, error: Exception) -> None:
+        self._broken = error
+        self._ready.set()
+
+    async def get(self) -> tuple[Any, list[int]]:
+        """The answer, once; what broke the session is raised if that came first."""
+        await self._ready.wait()
+        answer = self.take()
+        if answer is None:
+            raise self._broken or JailBroken("the jail is closed")
+        return answer
+
+    def take(self) -> tuple[Any, list[int]] | None:
+        """The answer if it has come; its fds are the caller's."""
+        answer, self._answer = self._answer, None
+        return answer
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        if self._answer is not None:
+            for fd in self._answer[1]:
+                os.close(fd)
+            self._answer = None
+
+
+class Nobody:
+    """Takes the answer to a question whose asker has gone."""
+
+    def __init__(self, kinds: tuple[type, ...]) -> None:
+        self.kinds = kinds
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+
+    def fail(self, error: Exception) -> None:
+        return
+
+
+class Built:
+    """Takes init's word in place of a :class:`Call`, where requests go out before it has come."""
+
+    kinds = (wire.Ready, wire.SetupFailed)
+
+    def __init__(
+        self, on_ready: Callable[[tuple[int, int, int]], None], on_fail: Callable[[], None]
+    ) -> None:
+        self._on_ready, self._on_fail = on_ready, on_fail
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        self._on_ready(read_setup(message, fds))
+
+    def fail(self, error: Exception) -> None:
+        self._on_fail()
+
+
+def read_setup(message: Any, fds: list[int]) -> tuple[int, int, int]:
+    """The fds that Ready brings; HostError or SpecError when init gave up."""
+    if isinstance(message, wire.SetupFailed):
+        raise make_setup_error(message)
+    if message.version != wire.PROTOCOL_VERSION:
+        for fd in fds:
+            os.close(fd)
+        raise ProtocolError(f"the agent speaks version {message.version}")
+    proc_fd, scratch_fd, shm_fd = fds
+    return proc_fd, scratch_fd, shm_fd
+
+
+def make_setup_error(message: wire.SetupFailed) -> HostError | SpecError:
+    """Init's report in our words."""
+    step, detail = message.step[:200], message.detail[:1000]
+    said = detail or os.strerror(message.errno)
+    if step == wire.REFUSED:
+        return SpecError(said)
+    return HostError(f"{step}: {said}", step=step, errno=message.errno or None)
