@@ -49,6 +49,10 @@ class _Reply:
     fds: list[int] = field(default_factory=list)
 
 
+class ZygoteGoneError(JailBroken):
+    """It had died before it was asked: another one can be."""
+
+
 class Launcher:
     """A running zygote. Owns the process and the socket; made by :func:`open_launcher`."""
 
@@ -77,7 +81,7 @@ class Launcher:
         message = link.Clone(jail, flags, fresh, *maps, deny)
         try:
             if self.gone.is_set():  # nobody is left to hand out an answer
-                raise JailBroken("the zygote died")
+                raise ZygoteGoneError("the zygote died")
             await self._send(message, [session.fileno()])
             await reply.event.wait()
         except BaseException:
@@ -109,7 +113,8 @@ class Launcher:
         except (OSError, trio.ClosedResourceError) as error:
             if isinstance(error, OSError) and error.errno == errno.ETOOMANYREFS:
                 raise HostError.at_step("descriptors", error.errno, IN_FLIGHT_REMEDY) from error
-            raise JailBroken("the zygote died") from error
+            self.gone.set()
+            raise ZygoteGoneError("the zygote died") from error
 
     async def read_replies(self, *, task_status: trio.TaskStatus[None]) -> None:
         """The task that hands each answer to whoever waits for it."""

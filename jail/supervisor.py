@@ -17,7 +17,7 @@ from jail.errors import HostError, JailError, SpecError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
-from jail.launcher import Launcher, open_launcher
+from jail.launcher import Launcher, ZygoteGoneError, open_launcher
 from jail.plan import DEVICES, Inputs, Plan, make_plan
 from jail.result import Result
 from jail.session import Session
@@ -157,7 +157,12 @@ class Supervisor:
         self._next += 1
         try:
             ids = plan.make_idmap(slot, self.facts)
-            pid, pidfd = await launcher.clone(self._next, plan.clone_flags, ids, session, fresh)
+            request = (self._next, plan.clone_flags, ids, session, fresh)
+            try:
+                pid, pidfd = await launcher.clone(*request)
+            except ZygoteGoneError:
+                launcher = await self._get_launcher(plan.ids)
+                pid, pidfd = await launcher.clone(*request)
         except BaseException:
             if slots is not None:
                 slots.release(slot)

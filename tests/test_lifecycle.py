@@ -127,6 +127,15 @@ async def test_nothing_survives_a_killed_supervisor() -> None:
             nursery.start_soon(one, lines, delay)
 
 
+async def test_a_zygote_that_has_just_died_is_replaced_unseen(supervisor: Supervisor) -> None:
+    """Before anybody has noticed."""
+    assert (await supervisor.run(["true"])).ok
+    (zygote,) = find_zygotes()
+    os.kill(zygote, signal.SIGKILL)
+    os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
+    assert (await supervisor.run(["true"])).ok
+
+
 async def test_a_killed_zygote_is_an_internal_error_and_is_replaced(
     supervisor: Supervisor, marker: str
 ) -> None:
