@@ -108,7 +108,7 @@ def check_number(value: object, what: str, kind: type | tuple[type, ...] = int) 
         return
     if not isinstance(value, kind) or isinstance(value, bool):
         raise SpecError(f"{what}: {show(value)} is no number")
-    if not 0 < value <= MAX_NUMBER:  # type: ignore[operator]
+    if not 0 < value <= MAX_NUMBER:  # type: ignore[operator]  # kind is a number's, see above
         raise SpecError(f"{what}: {show(value)} must be more than 0, and a number kernels know")
 
 

@@ -58,7 +58,8 @@ def open_missing_streams() -> None:
             os.fstat(number)
             continue
         os.open(os.devnull, flags)
-        setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+        stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115 - as sys has it
+        setattr(sys, name, stream)
 
 
 def run_command(words: list[str]) -> int:
