@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         TransferError,
     )
     from jail.jail import Jail
+    from jail.limit import UNLIMITED, Limits
     from jail.process import Process
     from jail.result import Result, Verdict
-    from jail.limit import UNLIMITED, Limits
     from jail.spec import JailSpec, Tmpfs, Volume, make_spec
     from jail.supervisor import Supervisor, open_jail, open_supervisor, run
 

@@ -79,9 +79,7 @@ class Built:
 
     kinds = (wire.Ready, wire.SetupFailed)
 
-    def __init__(
-        self, on_ready: Callable[[Inside], None], on_fail: Callable[[], None]
-    ) -> None:
+    def __init__(self, on_ready: Callable[[Inside], None], on_fail: Callable[[], None]) -> None:
         self._on_ready, self._on_fail = on_ready, on_fail
 
     def receive(self, message: Any, fds: list[int]) -> None:
@@ -110,7 +108,9 @@ def read_setup(message: Any, fds: list[int]) -> Inside:
         for fd in fds:
             os.close(fd)
         raise ProtocolError(f"the agent speaks version {message.version}")
-    return Inside(*fds, message.cpu_us, message.system_us, message.memory_bytes)
+    proc_fd, scratch_fd, shm_fd = fds
+    used = message.cpu_us, message.system_us, message.memory_bytes
+    return Inside(proc_fd, scratch_fd, shm_fd, *used)
 
 
 def make_setup_error(message: wire.SetupFailed) -> HostError | SpecError:

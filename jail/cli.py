@@ -271,7 +271,7 @@ def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
         plan = plan_jail(spec, read_facts())
         print(format_plan_json(plan) if args.json == "-" else format_plan(plan, program))
         return None
-    from jail.foreground import Request, run_foreground
+    from jail.foreground import Request, run_foreground, say_nothing
 
     return run_foreground(
         Request(
@@ -281,7 +281,7 @@ def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
             terminal=args.tty,
             shows=args.json != "-",
             keeps=args.json is not None,
-            warn=None if args.json == "-" else warn,
+            warn=say_nothing if args.json == "-" else warn,
         )
     )
 

@@ -24,6 +24,10 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 """of each stream for the JSON, where the output has no limit"""
 
 
+def say_nothing(_: str) -> None:
+    """For who wants no warnings."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What the command line asks beside the jail itself.
@@ -38,7 +42,7 @@ class Request:
     terminal: bool = False
     shows: bool = True
     keeps: bool = False
-    warn: Callable[[str], None] | None = None
+    warn: Callable[[str], None] = say_nothing
 
 
 def run_foreground(request: Request) -> Result:
@@ -99,7 +103,7 @@ async def _run(request: Request, ending: Ending) -> Result:
             stack.enter_context(open_raw(STDIN))
         size = read_terminal_size(STDOUT if request.shows else STDIN)
         async with open_jail(request.spec) as jail:
-            for each in jail.plan.warnings if request.warn else ():
+            for each in jail.plan.warnings:
                 request.warn(each)
             async with jail.start(request.argv, terminal=request.terminal, size=size) as process:
                 return await _attend(request, process, ending)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import errno
-import fcntl
 import os
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from jail.cgroup.subtree import Subtree, open_subtree
 from jail.errors import HelperError, HostError, JailBroken, blame_host
 from jail.host import HostFacts
 from jail.idmap import Extent, IdMap, format_map, make_outer_map
+from jail.image import copy_to_memory, is_own
 from jail.session import IN_FLIGHT_REMEDY
 from jail.zygote import link
 
@@ -39,9 +39,6 @@ BOOT = (
 INTERPRETER_FLAGS = ("-I", "-S", "-X", "no_debug_ranges")
 HELPER_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 5.0
-COPY_CHUNK_BYTES = 1 << 30
-MFD_EXEC = 0x10  # not in Python's os
-ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass
@@ -99,7 +96,8 @@ class Launcher:
         settings: Iterable[Setting] = (),
         fresh: bool = False,
     ) -> Born:
-        """An init, in a leaf with these settings where there is a subtree. HostError names the step.
+        """An init, where there is a subtree in a leaf with these settings. HostError names the
+        step.
 
         ``fresh`` is one whose copy of the host's mounts is of this moment, not a spare's.
         """
@@ -128,7 +126,7 @@ class Launcher:
         if not rest or self.subtree is None:
             return Born(pid, reply.fds[0], None)
         name = f"{self.subtree.prefix}{rest[0]}"
-        return Born(pid, reply.fds[0], Leaf(self.subtree.grant.path / name, reply.fds[1]))
+        return Born(pid, reply.fds[0], Leaf(f"{self.subtree.grant.path}/{name}", reply.fds[1]))
 
     async def use_cgroup(self, subtree: Subtree) -> None:
         """From here on each jail is born into a leaf of it."""
@@ -264,41 +262,6 @@ def _start(fd: int, keep_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
             pass_fds=(fd, *keep_fds),
             start_new_session=True,
         )
-
-
-def is_own(path: str) -> bool:
-    """Whether a program with our uid could change the file or its mode."""
-    return os.stat(path).st_uid == os.geteuid() or os.access(path, os.W_OK)
-
-
-def copy_to_memory(path: str) -> int:
-    """A sealed copy of a program, to be executed in its place; the fd is the caller's.
-
-    A program whose ``#!`` is /proc/self/exe gets hold of the file that its agent was started
-    from, on the host's own mount. If that is ours (~/.pyenv, conda, uv), so would be the power
-    over it: the class of CVE-2019-5736.
-    """
-    writer = open_memory(os.path.basename(path))
-    try:
-        with open(path, "rb") as file:
-            while os.sendfile(writer, file.fileno(), None, COPY_CHUNK_BYTES):
-                pass
-        fcntl.fcntl(writer, fcntl.F_ADD_SEALS, ALL_SEALS)
-        # What is open for writing can't be executed: execve(2), ETXTBSY.
-        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(writer)
-
-
-def open_memory(name: str) -> int:
-    """``memfd_create(2)`` of something executable; kernels before 6.3 need not be told."""
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | MFD_EXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.memfd_create(name, flags)
 
 
 def import_paths() -> list[str]:

@@ -96,16 +96,6 @@ class Limits:
         _check_cpuset(self.cpuset_cpus)
 
 
-UNLIMITED: Final = Limits(
-    memory_bytes=None,
-    cpu_time_s=None,
-    wall_time_s=None,
-    pids=None,
-    output_bytes=None,
-    disk_bytes=None,
-)
-
-
 def make_limits(base: Limits, **words: Any) -> Limits:
     """``base`` with the limits named in people's words changed."""
     changes: dict[str, Any] = {}
@@ -229,3 +219,13 @@ def _check_cpuset(cpus: Any) -> None:
         return
     if not cpus or any(type(n) is not int or not 0 <= n <= MAX_CPU for n in cpus):
         raise SpecError(f"cpuset_cpus: {show(cpus)} names no processors; write 0-2,4")
+
+
+UNLIMITED: Final = Limits(
+    memory_bytes=None,
+    cpu_time_s=None,
+    wall_time_s=None,
+    pids=None,
+    output_bytes=None,
+    disk_bytes=None,
+)

@@ -19,9 +19,9 @@ from jail.cgroup.account import Account
 from jail.cgroup.meter import LeafMeter
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
+from jail.limit import Limits
 from jail.meter import LOOK_SHARE, Meter
 from jail.result import Result
-from jail.limit import Limits
 from jail.stream import OutputStream
 from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size

@@ -68,9 +68,7 @@ class Session:
         """What Ready brings; HostError or SpecError when init gave up."""
         return read_setup(*await self._ready.get())
 
-    def expect_ready(
-        self, on_ready: Callable[[Inside], None], on_fail: Callable[[], None]
-    ) -> None:
+    def expect_ready(self, on_ready: Callable[[Inside], None], on_fail: Callable[[], None]) -> None:
         """Instead of waiting: that goes to ``on_ready``; if init gives up, the session breaks.
 
         Requests may be sent at once; the agent reads them when it is ready.

@@ -71,7 +71,7 @@ class JailSpec:
     workdir: str = DEFAULT_WORKDIR
     user: str | None = None
     hostname: str = "jail"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     read_only: bool = False
     network: Literal["none", "host"] = "none"
     seccomp: str = "default"

@@ -7,15 +7,15 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
 
 from jail.background import Background, open_background
-from jail.cgroup.grant import Grant
 from jail.cgroup.subtree import predict_grant
 from jail.check import show
-from jail.errors import HostError, JailError, SpecError, blame_host
+from jail.errors import HostError, JailBroken, JailError, SpecError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -163,6 +163,7 @@ class Supervisor:
                 born = await launcher.clone(*request)
             except ZygoteGoneError:
                 launcher = await self._get_launcher(plan.ids, plan.spec.cgroup_parent)
+                refuse_other_grant(plan, launcher)
                 born = await launcher.clone(*request)
         except BaseException:
             if slots is not None:
@@ -171,15 +172,19 @@ class Supervisor:
         return Init(born.pid, born.pidfd, born.leaf, slot, slots)
 
     async def _prepare(self, spec: JailSpec) -> tuple[Plan, Launcher]:
-        """What this host can't do at all is said before a zygote is started for it."""
-        if spec is not self._last[0]:
-            plan_jail(spec, self.facts)
-        launcher = await self._get_launcher(decide_ids(spec, self.facts), spec.cgroup_parent)
-        return self._plan(spec, launcher), launcher
+        """What can't be here at all is said before a zygote is started for it."""
+        inputs = read_inputs(spec, self.facts)
+        parent = spec.cgroup_parent
+        ids = decide_ids(spec, self.facts)
+        if (ids, parent) not in self._launchers:
+            predicted = replace(inputs, grant=predict_grant(self.facts, parent))
+            make_plan(spec, self.facts, predicted)
+        launcher = await self._get_launcher(ids, parent)
+        grant, passed_over = launcher.grant, launcher.passed_over
+        return self._plan(spec, replace(inputs, grant=grant, passed_over=passed_over)), launcher
 
-    def _plan(self, spec: JailSpec, launcher: Launcher) -> Plan:
-        """Looked at anew each time, decided anew when something is different from the last time."""
-        inputs = read_inputs(spec, self.facts, launcher.grant, launcher.passed_over)
+    def _plan(self, spec: JailSpec, inputs: Inputs) -> Plan:
+        """Decided anew when something is different from the last time."""
         last_spec, last_inputs, plan = self._last
         if plan is None or spec is not last_spec or inputs != last_inputs:
             plan = make_plan(spec, self.facts, inputs)
@@ -205,7 +210,12 @@ class Supervisor:
             return launcher
 
     async def _hold_launcher(
-        self, ids: str, keep_fds: tuple[int, ...], parent: str | None, *, task_status: trio.TaskStatus[Launcher]
+        self,
+        ids: str,
+        keep_fds: tuple[int, ...],
+        parent: str | None,
+        *,
+        task_status: trio.TaskStatus[Launcher],
     ) -> None:
         """A task of the supervisor's own: whoever wanted it first may end before the others."""
         async with open_launcher(self.facts, ids, keep_fds, parent) as launcher:
@@ -224,6 +234,13 @@ class Supervisor:
 def blame_vanished(error: HostError) -> JailError:
     """A volume or a root filesystem that went away meanwhile was the caller's to keep."""
     return SpecError(str(error)) if error.errno in VANISHED else error
+
+
+def refuse_other_grant(plan: Plan, launcher: Launcher) -> None:
+    """A zygote that took a dead one's place must hold the same limits: the plan names them."""
+    grants = [None if each is None else each.controllers for each in (plan.grant, launcher.grant)]
+    if grants[0] != grants[1]:
+        raise JailBroken("the zygote died, and the next one got another cgroup; try again")
 
 
 def choose_spec(spec: JailSpec | None, options: Mapping[str, Any]) -> JailSpec:
@@ -276,13 +293,11 @@ def run(
 def plan_jail(spec: JailSpec, facts: HostFacts) -> Plan:
     """Look at what the spec names, then decide. Starts nothing."""
     grant = predict_grant(facts, spec.cgroup_parent)
-    return make_plan(spec, facts, read_inputs(spec, facts, grant))
+    return make_plan(spec, facts, replace(read_inputs(spec, facts), grant=grant))
 
 
-def read_inputs(
-    spec: JailSpec, facts: HostFacts, grant: Grant | None, passed_over: tuple[str, ...] = ()
-) -> Inputs:
-    """Everything of the host that the plan depends on, looked at once."""
+def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
+    """Everything of the host that the plan depends on, but for the cgroup, looked at once."""
     on_host = spec.rootfs == "host"
     rootfs = None if on_host else read_rootfs(spec.rootfs)
     passwd, group = HOST_PASSWD, HOST_GROUP
@@ -298,8 +313,6 @@ def read_inputs(
         passwd=passwd,
         group=group,
         filter=read_filter(spec.seccomp, facts),
-        grant=grant,
-        passed_over=passed_over,
         throttles=tuple(map(read_throttle, spec.limits.throttles)),
     )
 

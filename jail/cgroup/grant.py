@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,6 @@ class Grant:
     """
 
     origin: str
-    path: Path
+    path: str
     controllers: frozenset[str] = frozenset()
     room: Room = Room()

@@ -6,7 +6,6 @@ import errno
 import os
 import select
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -32,7 +31,7 @@ class Leaf:
     Its files are opened for each look: a descriptor each would be five a jail.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: str, fd: int) -> None:
         self.path, self.fd = path, fd
 
     def read_account(self, full: bool = False) -> Account:
@@ -40,7 +39,7 @@ class Leaf:
         files = FULL if full else BRIEF
         texts = {name: self._read(name) for name in files}
         if texts["cpu.stat"] is None:
-            raise FileNotFoundError(errno.ENOENT, "the jail's cgroup has gone", str(self.path))
+            raise FileNotFoundError(errno.ENOENT, "the jail's cgroup has gone", self.path)
         return make_account({name: text for name, text in texts.items() if text is not None})
 
     def write(self, name: str, value: str) -> None:
@@ -93,7 +92,7 @@ class Leaf:
                 while parse_table(os.pread(events_fd, READ_BYTES, 0).decode()).get(key) != value:
                     await trio.lowlevel.wait_readable(epoll.fileno())
         except trio.TooSlowError:
-            raise TimeoutError(errno.ETIMEDOUT, f"{key} is not {value}", str(self.path)) from None
+            raise TimeoutError(errno.ETIMEDOUT, f"{key} is not {value}", self.path) from None
         finally:
             os.close(events_fd)
 

@@ -132,4 +132,4 @@ class LeafMeter(Meter):
     def _refuse_loss(self, controller: str, held: bool) -> None:
         if held:
             text = f"the {controller} controller has been taken from the jail's cgroup"
-            raise OSError(errno.ENODEV, text, str(self._leaf.path))
+            raise OSError(errno.ENODEV, text, self._leaf.path)

@@ -104,29 +104,26 @@ def check_room(limits: Limits, grant: Grant) -> None:
 
     It would be the parent that is out of memory then, and the verdict wrong.
     """
-    room, where = grant.room, f"the cgroup {grant.path}"
-    has = grant.controllers
-    if "memory" in has and limits.memory_bytes is not None and room.memory_bytes is not None:
-        if limits.memory_bytes > room.memory_bytes:
-            raise SpecError(
-                f"memory: {format_size(limits.memory_bytes)} is more than {where} leaves: "
-                f"{format_size(room.memory_bytes)}; ask for less"
-            )
-    if "pids" in has and room.pids is not None and limits.pids is not None:
-        if limits.pids + AGENT_TASKS > room.pids:
-            raise SpecError(
-                f"pids_limit: {limits.pids} is more than {where} leaves: "
-                f"{max(0, room.pids - AGENT_TASKS)}; ask for less"
-            )
-    if "cpu" in has and limits.cpus is not None and room.cpus is not None:
-        if limits.cpus > room.cpus:
-            raise SpecError(f"cpus: {limits.cpus:g} is more than {where} leaves: {room.cpus:g}")
-    if "cpuset" in has and limits.cpuset_cpus is not None and room.cpuset is not None:
-        if beyond := limits.cpuset_cpus - room.cpuset:
-            raise SpecError(
-                f"cpuset_cpus: {format_cpuset(beyond)} is not among those of {where}: "
-                f"{format_cpuset(room.cpuset)}"
-            )
+    room, where, has = grant.room, f"the cgroup {grant.path}", grant.controllers
+    if "memory" in has and _exceeds(limits.memory_bytes, room.memory_bytes):
+        asked, left = format_size(limits.memory_bytes or 0), format_size(room.memory_bytes or 0)
+        raise SpecError(f"memory: {asked} is more than {where} leaves: {left}; ask for less")
+    tasks = None if limits.pids is None else limits.pids + AGENT_TASKS
+    if "pids" in has and _exceeds(tasks, room.pids):
+        left = str(max(0, (room.pids or 0) - AGENT_TASKS))
+        raise SpecError(f"pids_limit: {limits.pids} is more than {where} leaves: {left}")
+    if "cpu" in has and _exceeds(limits.cpus, room.cpus):
+        raise SpecError(f"cpus: {limits.cpus:g} is more than {where} leaves: {room.cpus:g}")
+    beyond = (limits.cpuset_cpus or frozenset()) - (room.cpuset or limits.cpuset_cpus or set())
+    if "cpuset" in has and beyond:
+        raise SpecError(
+            f"cpuset_cpus: {format_cpuset(beyond)} is not among those of {where}: "
+            f"{format_cpuset(room.cpuset or ())}"
+        )
+
+
+def _exceeds(asked: float | None, room: float | None) -> bool:
+    return asked is not None and room is not None and asked > room
 
 
 def check_cpus(limits: Limits, online: int) -> None:
