@@ -18,6 +18,7 @@ OPEN_FILES: Final = (1024, 4096)
 ONLY_BY_CGROUP: Final = ("cpus", "cpu_shares", "blkio_weight", *THROTTLES)
 """limits that nothing else can hold"""
 REQUIRE_REMEDY: Final = {
+    "cgroup": "see `jail doctor`: no delegated cgroup v2 here, or not all its controllers",
     "subuid": "see `jail doctor`: subordinate ids and newuidmap are missing on this host",
 }
 
@@ -85,11 +86,12 @@ def check_required(
             raise SpecError(f"require {limit}: there is {', '.join(sorted(enforced_by))}")
         if mechanism in enforced_by[limit].split("+"):
             continue
-        text = f"require {limit}={mechanism}: here {limit} is enforced by {enforced_by[limit]}"
+        texts = [f"require {limit}={mechanism}: here {limit} is enforced by {enforced_by[limit]}"]
+        step = "require"
         if mechanism == "cgroup":
-            # At this step the doctor has the remedy.
-            raise HostError("; ".join((text, *passed_over)), step="cgroup")
-        raise HostError(text, step="require", remedy=REQUIRE_REMEDY.get(mechanism))
+            texts += passed_over
+            step = "cgroup"  # where the doctor has more to say
+        raise HostError("; ".join(texts), step=step, remedy=REQUIRE_REMEDY.get(mechanism))
 
 
 def describe_unheld(enforced_by: Mapping[str, str]) -> list[str]:

@@ -38,13 +38,13 @@ class Account:
 def parse_table(text: str) -> dict[str, int]:
     """A "flat keyed" file: a name and a number a line."""
     words = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
+    return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdecimal()}
 
 
 def parse_number(text: str) -> int | None:
     """The one number of a file; None for ``max`` and for no file at all."""
     word = text.strip()
-    return int(word) if word.isdigit() else None
+    return int(word) if word.isdecimal() else None
 
 
 def parse_io(text: str) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def parse_io(text: str) -> tuple[int, int]:
     for line in text.splitlines():
         for word in line.split()[1:]:
             key, _, value = word.partition("=")
-            if key in sums and value.isdigit():
+            if key in sums and value.isdecimal():
                 sums[key] += int(value)
     return sums["rbytes"], sums["wbytes"]
 
@@ -62,10 +62,10 @@ def parse_pressure(text: str) -> dict[str, float]:
     """Seconds per line (``some``, ``full``) of a pressure file: Documentation/accounting/psi."""
     totals = {}
     for line in text.splitlines():
-        kind, *words = line.split()
-        for word in words:
+        kind, _, rest = line.partition(" ")
+        for word in rest.split():
             key, _, value = word.partition("=")
-            if key == "total" and value.isdigit():
+            if key == "total" and value.isdecimal():
                 totals[kind] = int(value) / US_PER_S
     return totals
 
