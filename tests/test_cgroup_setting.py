@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from jail.limit import CPU_SHARES, format_cpuset, make_limits, parse_cpuset
 from jail.mechanism import decide_mechanisms, make_rlimits
 
 ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
-GRANT = Grant("own", "/sys/fs/cgroup/mine", ALL)
+MINE = Path("/sys/fs/cgroup/mine")
+GRANT = Grant("own", MINE, ALL)
 
 
 def write(controllers: frozenset[str] = ALL, **words: Any) -> dict[str, str]:
@@ -140,10 +142,10 @@ def test_a_limit_that_can_t_be_meant_is_one_clear_line(words: dict[str, Any]) ->
 def test_a_limit_above_the_parent_s_is_refused_with_both_figures(
     room: Room, words: dict[str, Any], what: str
 ) -> None:
-    grant = Grant("given", "/sys/fs/cgroup/mine", ALL, room)
+    grant = Grant("given", MINE, ALL, room)
     with pytest.raises(SpecError, match=what) as caught:
         check_room(make_limits(jail.UNLIMITED, **words), grant)
-    assert "/sys/fs/cgroup/mine" in str(caught.value)
+    assert str(MINE) in str(caught.value)
     check_room(make_limits(jail.UNLIMITED, **words), GRANT)
     check_room(jail.UNLIMITED, grant)
 
@@ -156,7 +158,7 @@ def test_more_processors_than_there_are_is_refused_as_docker_does() -> None:
 
 def decide(controllers: frozenset[str] | None, **words: Any) -> dict[str, str]:
     spec = jail.make_spec(**words)
-    grant = None if controllers is None else Grant("own", "/sys/fs/cgroup/mine", controllers)
+    grant = None if controllers is None else Grant("own", MINE, controllers)
     return decide_mechanisms(spec, "single", grant)
 
 
