@@ -1,19 +1,23 @@
 # shellcheck shell=bash
 # Making what ci/vm boots. Sourced by ci/vm, after ci/setup.sh.
 #
-#   /var/lib/jail-ci/vm/making.lock    held while anything below is made
-#   /var/lib/jail-ci/vm/base-STAMP/    a Debian system; nothing writes to it once it is complete,
-#                                      except that a Python environment is added
-#   /var/lib/jail-ci/vm/base-STAMP.lock  held, shared, by each machine that runs on it
-#   /var/lib/jail-ci/vm/mount/         where each machine mounts its own view, in its own namespace
+#   /var/lib/jail-ci/vm/making.lock      held while anything below is made
+#   /var/lib/jail-ci/vm/debian-STAMP/    a Debian system
+#   /var/lib/jail-ci/vm/disk-STAMP.ext4  that, with what is in ci/guest and a Python environment for
+#                                        the package: the machine's root filesystem
+#   /var/lib/jail-ci/vm/mount/           where each machine has its files, in a namespace of its own
+#
+# Each is made aside, renamed when it is complete, and never written to again.
 
 readonly VM_DIR=$STATE_DIR/vm
 readonly VM_SUITE=bookworm
+readonly VM_PYTHON=3.11
 readonly VM_MIRROR=${JAIL_CI_MIRROR:-http://deb.debian.org/debian}
+readonly VM_DISK_SIZE=4G
 readonly VM_PACKAGES=(
-    attr busybox-static ca-certificates dbus dbus-user-session fuse-overlayfs iproute2 keyutils
-    kmod libpam-systemd libseccomp2 passt procps python3 python3-venv slirp4netns strace systemd
-    systemd-sysv uidmap user-mode-linux
+    attr busybox-static ca-certificates dbus dbus-user-session fuse-overlayfs gcc iproute2 keyutils
+    kmod libc6-dev libpam-systemd libseccomp2 passt procps python3 python3-venv slirp4netns strace
+    systemd systemd-sysv uidmap user-mode-linux
 )
 # None of them has anything to do there, and each costs time.
 readonly VM_MASKED=(
@@ -26,26 +30,45 @@ readonly VM_MASKED=(
 )
 
 prepare_vm() {
-    BASE=$VM_DIR/base-$({ declare -p "${!VM_@}" && declare -f bootstrap configure; } | hash_of)
-    GUEST_VENV=/opt/venv-$({ cat "$CHECKOUT/pyproject.toml" && declare -f make_guest_venv; } | hash_of)
+    DEBIAN=$VM_DIR/debian-$(describe_debian | hash_of)
+    DISK=$VM_DIR/disk-$({ describe_debian && describe_disk; } | hash_of).ext4
     mkdir -p "$VM_DIR/mount"
     exec 9>"$VM_DIR/making.lock"
     flock 9
-    [ -d "$BASE" ] || make_base
-    [ -e "$BASE$GUEST_VENV/ready" ] || make_guest_venv
+    forget_stale_disks
+    [ -e "$DISK" ] || make_disk
+    touch "$DISK" # a new date: it is in use
     exec 9>&-
 }
 
-# Mounts that are made on the way are gone when it is left, however that happens.
+describe_debian() {
+    declare -p "${!VM_@}"
+    declare -f make_debian bootstrap configure
+}
+
+describe_disk() {
+    cat "$CHECKOUT/pyproject.toml"
+    tar --create --sort=name --mtime=@0 --directory "$CHECKOUT/ci/guest" .
+    declare -f make_disk install_package fetch_wheels list_requirements
+}
+
+# Unlinked, a disk is still there for the machine that has it open.
+forget_stale_disks() {
+    rm -rf "$VM_DIR"/*.new
+    find "$VM_DIR" -maxdepth 1 \( -name 'disk-*' -o -name 'debian-*' \) -mmin +"$STALE_MINUTES" \
+        ! -path "$DEBIAN" ! -path "$DISK" -exec rm -rf {} +
+}
+
+# What is mounted on the way is gone when it is left, however that happens.
 in_own_mounts() {
     setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$@"
 }
 
-make_base() {
-    say "making a Debian $VM_SUITE for the virtual machine in $BASE"
-    try_twice bootstrap "$BASE.new" || die "debootstrap failed, see above"
-    configure "$BASE.new"
-    mv "$BASE.new" "$BASE"
+make_debian() {
+    say "making a Debian $VM_SUITE for the virtual machine in $DEBIAN"
+    try_twice bootstrap "$DEBIAN.new" || die "debootstrap failed, see above"
+    configure "$DEBIAN.new"
+    mv "$DEBIAN.new" "$DEBIAN"
 }
 
 bootstrap() {
@@ -73,34 +96,52 @@ configure() {
     chroot "$1" systemd-machine-id-setup 2>/dev/null
 }
 
-# The machine has no network. What it needs is fetched here, as wheels for its own Python, and
-# installed from there; our Python may be another.
-make_guest_venv() {
-    local wheels="$BASE$GUEST_VENV/wheels"
-    say "making a Python environment for the virtual machine"
-    rm -rf "${BASE:?}$GUEST_VENV"
-    chroot "$BASE" python3 -m venv "$GUEST_VENV"
-    install -d -o "$CI_USER" -g "$CI_USER" "$wheels"
-    read_package_sources
-    list_requirements >"$BASE$GUEST_VENV/requirements"
-    try_twice "${AS_USER[@]}" "${SOURCES[@]}" "$VENV/bin/python" -m pip download --quiet \
-        --disable-pip-version-check --dest "$wheels" --only-binary :all: --implementation cp \
-        --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
-        --requirement "$BASE$GUEST_VENV/requirements" \
-        || die "pip could not fetch what pyproject.toml asks for, see above"
-    # shellcheck disable=SC2016
-    in_own_mounts bash -euc '
-        mkdir -p "$1/home/$2/checkout"
-        mount --bind "$3" "$1/home/$2/checkout"
-        mount -t proc proc "$1/proc"
-        exec env -i LANG=C.UTF-8 PATH="$PATH" chroot "$1" "$4/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --no-index --find-links "$4/wheels" --editable "/home/$2/checkout[dev]"
-    ' bash "$BASE" "$CI_USER" "$TREE" "$GUEST_VENV" || die "pip could not install in the virtual machine, see above"
-    rm -rf "$wheels"
-    : >"$BASE$GUEST_VENV/ready"
+make_disk() {
+    local tree=$VM_DIR/tree.new
+    [ -d "$DEBIAN" ] || make_debian
+    touch "$DEBIAN"
+    say "making the virtual machine's disk"
+    cp --archive --reflink=auto "$DEBIAN" "$tree"
+    rsync --recursive --links --perms "$CHECKOUT/ci/guest/" "$tree/"
+    install_package "$tree"
+    truncate --size "$VM_DISK_SIZE" "$DISK.new"
+    mke2fs -q -t ext4 -d "$tree" "$DISK.new"
+    mv "$DISK.new" "$DISK"
+    rm -rf "$tree"
 }
 
-# What pyproject.toml asks for, and what its build backend does for an editable installation.
+# The machine has no network. What it needs is fetched here, as wheels for its own Python, and
+# installed from there; our Python may be another.
+install_package() {
+    local tree=$1 home=/home/$CI_USER
+    fetch_wheels "$tree/wheels"
+    mkdir "$tree$home/checkout"
+    # shellcheck disable=SC2016
+    in_own_mounts env -i LANG=C.UTF-8 PATH="$PATH" bash -euc '
+        mount --bind "$2" "$1$3"
+        mount -t proc proc "$1/proc"
+        chroot "$1" python3 -m venv /opt/venv
+        exec chroot "$1" /opt/venv/bin/python -m pip install --quiet \
+            --disable-pip-version-check --no-index --find-links /wheels --editable "$3[dev]"
+    ' bash "$tree" "$TREE" "$home/checkout" \
+        || die "pip could not install in the virtual machine, see above"
+    rm -r "$tree/wheels"
+}
+
+fetch_wheels() {
+    local to=$1
+    local -a requirements
+    mapfile -t requirements < <(list_requirements)
+    read_package_sources
+    install -d -o "$CI_USER" -g "$CI_USER" "$to"
+    try_twice "${AS_USER[@]}" "${SOURCES[@]}" "$VENV/bin/python" -m pip download --quiet \
+        --disable-pip-version-check --dest "$to" --only-binary :all: --implementation cp \
+        --python-version "$VM_PYTHON" --platform manylinux_2_28_x86_64 \
+        --platform manylinux2014_x86_64 "${requirements[@]}" \
+        || die "pip could not fetch what pyproject.toml asks for, see above"
+}
+
+# And what its build backend needs for an editable installation.
 list_requirements() {
     "$VENV/bin/python" -c '
 import sys, tomllib
