@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
