@@ -43,7 +43,7 @@ prepare_vm() {
 
 describe_debian() {
     declare -p "${!VM_@}"
-    declare -f make_debian bootstrap configure
+    declare -f bootstrap configure
 }
 
 describe_disk() {
