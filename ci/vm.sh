@@ -97,25 +97,25 @@ configure() {
 }
 
 make_disk() {
-    local tree=$VM_DIR/tree.new
+    local system=$VM_DIR/system.new
     [ -d "$DEBIAN" ] || make_debian
     touch "$DEBIAN"
     say "making the virtual machine's disk"
-    cp --archive --reflink=auto "$DEBIAN" "$tree"
-    rsync --recursive --links --perms "$CHECKOUT/ci/guest/" "$tree/"
-    install_package "$tree"
+    cp --archive --reflink=auto "$DEBIAN" "$system"
+    rsync --recursive --links --perms "$CHECKOUT/ci/guest/" "$system/"
+    install_package "$system"
     truncate --size "$VM_DISK_SIZE" "$DISK.new"
-    mke2fs -q -t ext4 -d "$tree" "$DISK.new"
+    mke2fs -q -t ext4 -d "$system" "$DISK.new"
     mv "$DISK.new" "$DISK"
-    rm -rf "$tree"
+    rm -rf "$system"
 }
 
 # The machine has no network. What it needs is fetched here, as wheels for its own Python, and
 # installed from there; our Python may be another.
 install_package() {
-    local tree=$1 home=/home/$CI_USER
-    fetch_wheels "$tree/wheels"
-    mkdir "$tree$home/checkout"
+    local system=$1 home=/home/$CI_USER
+    fetch_wheels "$system/wheels"
+    mkdir "$system$home/checkout"
     # shellcheck disable=SC2016
     in_own_mounts env -i LANG=C.UTF-8 PATH="$PATH" bash -euc '
         mount --bind "$2" "$1$3"
@@ -123,9 +123,9 @@ install_package() {
         chroot "$1" python3 -m venv /opt/venv
         exec chroot "$1" /opt/venv/bin/python -m pip install --quiet \
             --disable-pip-version-check --no-index --find-links /wheels --editable "$3[dev]"
-    ' bash "$tree" "$TREE" "$home/checkout" \
+    ' bash "$system" "$TREE" "$home/checkout" \
         || die "pip could not install in the virtual machine, see above"
-    rm -r "$tree/wheels"
+    rm -r "$system/wheels"
 }
 
 fetch_wheels() {

@@ -130,6 +130,7 @@ class Jail:
     async def pause(self) -> None:
         """Every process of it stands still when this returns, and its limits' clocks with them.
 
+        A program that is killed meanwhile takes the jail along: its agent stands still, too.
         HostError where it has no cgroup of its own.
         """
         await self._freeze(True)

@@ -64,7 +64,9 @@ def test_our_own_cgroup_is_roots_as_after_any_login() -> None:
 
 def test_a_scope_gets_cpu_memory_and_pids() -> None:
     files = run_in_scope("ls jail").split()
-    assert {"cpu.max", "cpu.stat", "memory.max", "memory.peak", "pids.max", "pids.peak"} <= set(files)
+    assert {"cpu.max", "cpu.stat", "memory.max", "memory.peak", "pids.max", "pids.peak"} <= set(
+        files
+    )
     assert {"cgroup.kill", "cgroup.freeze", "memory.oom.group", "memory.swap.max"} <= set(files)
 
 
@@ -99,7 +101,7 @@ def test_pids_max_refuses_and_counts_it() -> None:
 
 def test_cpu_stat_is_the_time_that_was_spent() -> None:
     spin = "import time\nwhile time.process_time() < 1: pass"
-    stat = run_in_scope("(join; exec python3 -c \"$SPIN\"); cat jail/cpu.stat", SPIN=spin)
+    stat = run_in_scope('(join; exec python3 -c "$SPIN"); cat jail/cpu.stat', SPIN=spin)
     assert parse_flat(stat)["usage_usec"] == pytest.approx(1_000_000, rel=0.1)
 
 
