@@ -377,6 +377,7 @@ class Process:
             processes_peak=self.usage.processes_peak,
             usage=self.usage,
             enforced_by=self._meter.adjust(self._view.enforced_by),
+            cgroup=self._view.leaf_origin,
             message=failure or describe_limit(limit, self._limits),
             fault=self._find_fault(failure),
             killed=self._killed,
