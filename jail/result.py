@@ -64,7 +64,7 @@ class Result:
     limit: str | None = None
     """which limit ended it: ``cpu_time``, ``wall_time``, ``memory``, ``output``, …"""
     cgroup: str | None = None
-    """where its cgroup was: in one that was ``given``, in our ``own``, in a ``scope`` of systemd's"""
+    """who gave the place for its cgroup: ``given``, ``own`` or ``scope``; None without one"""
     fault: str | None = None
     """whose it is that nothing can be said (IE): ``caller``, ``host``, ``sandbox``, or
     ``program`` where that could not be executed"""
