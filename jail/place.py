@@ -55,13 +55,13 @@ def read_cgroup(uid: int, mountinfo: str) -> CgroupFacts | None:
         return None
     mount, path = found
     service = mount / f"user.slice/user-{uid}.slice/user@{uid}.service"
-    delegated = uid != 0 and _may_delegate(service)
+    delegated = uid != 0 and may_delegate(service)
     return CgroupFacts(
         mount=mount,
         path=path,
         controllers=tuple(read_line(path / "cgroup.controllers").split()),
         enabled=tuple(read_line(path / "cgroup.subtree_control").split()),
-        writable=_may_delegate(path),
+        writable=may_delegate(path),
         user_service=service if delegated else None,
         user_controllers=tuple(read_line(service / "cgroup.controllers").split()),
     )
@@ -229,7 +229,7 @@ def read_text(path: str | Path) -> str:
         return ""
 
 
-def _may_delegate(cgroup: Path) -> bool:
+def may_delegate(cgroup: Path) -> bool:
     """Delegation is the right to write these three (cgroups(7), "Cgroup delegation")."""
     files = (cgroup, cgroup / "cgroup.procs", cgroup / "cgroup.subtree_control")
     return all(os.access(path, os.W_OK, effective_ids=True) for path in files)

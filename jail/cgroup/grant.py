@@ -1,0 +1,41 @@
+"""What a delegated subtree has to give: pure data, for those who decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WANTED: Final = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+"""the controllers that a jail has a limit or an account for"""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the parent and its ancestors leave: None is unlimited.
+
+    ``cpus`` is the smallest quota of ``cpu.max``, in processors. ``cpuset`` is what
+    ``cpuset.cpus.effective`` names, None without that file.
+    """
+
+    memory_bytes: int | None = None
+    pids: int | None = None
+    cpus: float | None = None
+    cpuset: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A delegated subtree as the planner sees it.
+
+    ``origin`` is ``"given"`` (by the caller), ``"own"`` (we sat in it) or ``"scope"`` (the user's
+    systemd made it); ``path`` is the parent of the jails' cgroups, ``controllers`` those of
+    :data:`WANTED` that are enabled for its children.
+    """
+
+    origin: str
+    path: Path
+    controllers: frozenset[str]
+    room: Room = field(default_factory=Room)
