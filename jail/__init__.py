@@ -20,9 +20,10 @@ if TYPE_CHECKING:
         TransferError,
     )
     from jail.jail import Jail
+    from jail.limit import UNLIMITED, Limits
     from jail.process import Process
     from jail.result import Result, Verdict
-    from jail.spec import UNLIMITED, JailSpec, Limits, Tmpfs, Volume, make_spec
+    from jail.spec import JailSpec, Tmpfs, Volume, make_spec
     from jail.supervisor import Supervisor, open_jail, open_supervisor, run
 
 __version__ = "0.1.0"
@@ -34,7 +35,7 @@ _WHERE = {
     "JailBroken": "errors",
     "JailError": "errors",
     "JailSpec": "spec",
-    "Limits": "spec",
+    "Limits": "limit",
     "Process": "process",
     "ProgramError": "errors",
     "ProtocolError": "errors",
@@ -43,7 +44,7 @@ _WHERE = {
     "Supervisor": "supervisor",
     "Tmpfs": "spec",
     "TransferError": "errors",
-    "UNLIMITED": "spec",
+    "UNLIMITED": "limit",
     "Verdict": "result",
     "Volume": "spec",
     "make_spec": "spec",

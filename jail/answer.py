@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
@@ -79,9 +79,7 @@ class Built:
 
     kinds = (wire.Ready, wire.SetupFailed)
 
-    def __init__(
-        self, on_ready: Callable[[tuple[int, int, int]], None], on_fail: Callable[[], None]
-    ) -> None:
+    def __init__(self, on_ready: Callable[[Inside], None], on_fail: Callable[[], None]) -> None:
         self._on_ready, self._on_fail = on_ready, on_fail
 
     def receive(self, message: Any, fds: list[int]) -> None:
@@ -91,8 +89,19 @@ class Built:
         self._on_fail()
 
 
-def read_setup(message: Any, fds: list[int]) -> tuple[int, int, int]:
-    """The fds that Ready brings; HostError or SpecError when init gave up."""
+class Inside(NamedTuple):
+    """What a jail is watched by, and what of its cgroup's figures is its builder's."""
+
+    proc_fd: int
+    scratch_fd: int
+    shm_fd: int
+    cpu_us: int
+    system_us: int
+    memory_bytes: int
+
+
+def read_setup(message: Any, fds: list[int]) -> Inside:
+    """What Ready brings; HostError or SpecError when init gave up."""
     if isinstance(message, wire.SetupFailed):
         raise make_setup_error(message)
     if message.version != wire.PROTOCOL_VERSION:
@@ -100,7 +109,8 @@ def read_setup(message: Any, fds: list[int]) -> tuple[int, int, int]:
             os.close(fd)
         raise ProtocolError(f"the agent speaks version {message.version}")
     proc_fd, scratch_fd, shm_fd = fds
-    return proc_fd, scratch_fd, shm_fd
+    used = message.cpu_us, message.system_us, message.memory_bytes
+    return Inside(proc_fd, scratch_fd, shm_fd, *used)
 
 
 def make_setup_error(message: wire.SetupFailed) -> HostError | SpecError:

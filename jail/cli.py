@@ -16,7 +16,25 @@ from jail.errors import HostError, JailError, SpecError
 from jail.result import Result, Verdict, make_failure
 
 FAILED = 125
-LIMIT_OPTIONS = ("memory", "cpu_time", "wall_time", "pids_limit", "output_limit", "disk")
+DEVICE_OPTIONS = {
+    "device_read_bps": "read at most so many bytes a second, such as /dev/sda:1mb",
+    "device_write_bps": "write at most so many bytes a second",
+    "device_read_iops": "at most so many reads a second",
+    "device_write_iops": "at most so many writes a second",
+}
+LIMIT_OPTIONS = (
+    "memory",
+    "cpu_time",
+    "wall_time",
+    "pids_limit",
+    "output_limit",
+    "disk",
+    "cpus",
+    "cpuset_cpus",
+    "cpu_shares",
+    "blkio_weight",
+    *DEVICE_OPTIONS,
+)
 EPILOG = """\
 exit status: the program's own; 128+n when signal n killed it; 124 time limit, 137 memory limit,
 153 output limit; 125 the sandbox failed, 126 the program can't be executed, 127 it isn't there.
@@ -154,6 +172,7 @@ def add_jail_options(group: Any) -> None:
     add("--read-only", action="store_true", help="the root file system can't be written to")
     add("--network", metavar="none|host", default="none", help="default: none")
     add("--seccomp", metavar="NAME|FILE|unconfined", default="default", help="system-call policy")
+    add("--cgroup-parent", metavar="PATH", help="a delegated cgroup v2 for the jail's own")
     add("--userns", metavar="auto|single", default="auto", help="ids of the jail's own, or one")
     add(
         "--require",
@@ -180,6 +199,17 @@ def add_limit_options(group: Any) -> None:
         metavar="NAME=SOFT[:HARD]",
         help="as docker's: nofile, nproc, core, stack, fsize, …",
     )
+    add("--cpus", metavar="N", help="so many processors' worth of time, such as 1.5")
+    add("--cpuset-cpus", metavar="LIST", help="the processors to run on, such as 0-2,4")
+    add("--cpu-shares", metavar="N", help="who gets more of a busy processor (2 to 262144)")
+    add("--blkio-weight", metavar="N", help="who gets more of a busy disk (10 to 1000)")
+    for word, unit in zip(DEVICE_OPTIONS, ("RATE", "RATE", "N", "N"), strict=True):
+        add(
+            f"--{word.replace('_', '-')}",
+            action="append",
+            metavar=f"DEVICE:{unit}",
+            help=DEVICE_OPTIONS[word],
+        )
     add("--no-limits", action="store_true", help="none but those given on this command line")
 
 
@@ -235,17 +265,13 @@ def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
     program = () if args.explain and not argv else check_argv(argv)
     if args.tty and args.interactive and not args.explain and not sys.stdin.isatty():
         raise SpecError("-t with -i: stdin is not a terminal")
-    facts = read_facts()
-    plan = plan_jail(spec, facts)
     if args.explain:
         from jail.explain import format_plan, format_plan_json
 
+        plan = plan_jail(spec, read_facts())
         print(format_plan_json(plan) if args.json == "-" else format_plan(plan, program))
         return None
-    if args.json != "-":
-        for each in plan.warnings:
-            complain(f"note: {each}")
-    from jail.foreground import Request, run_foreground
+    from jail.foreground import Request, run_foreground, say_nothing
 
     return run_foreground(
         Request(
@@ -255,13 +281,20 @@ def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
             terminal=args.tty,
             shows=args.json != "-",
             keeps=args.json is not None,
+            warn=say_nothing if args.json == "-" else warn,
         )
     )
+
+
+def warn(text: str) -> None:
+    """What is weaker here than it could be."""
+    complain(f"note: {text}")
 
 
 def make_spec_of(args: argparse.Namespace) -> Any:
     """The spec; SpecError for what can't be."""
     from jail import spec
+    from jail.limit import UNLIMITED
 
     words = {name: getattr(args, name) for name in LIMIT_OPTIONS if getattr(args, name) is not None}
     if args.ulimit:
@@ -278,8 +311,9 @@ def make_spec_of(args: argparse.Namespace) -> Any:
         network=args.network,
         seccomp=args.seccomp,
         userns=args.userns,
+        cgroup_parent=args.cgroup_parent,
         require=dict(map(parse_require, args.require)),
-        limits=spec.UNLIMITED if args.no_limits else None,
+        limits=UNLIMITED if args.no_limits else None,
         **words,
     )
 

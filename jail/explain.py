@@ -63,6 +63,7 @@ def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
         "environment": [f"{name}={value}" for name, value in plan.env.items()],
         "rlimits (soft, hard)": describe_rlimits((*launch.rlimits, *plan.program_rlimits)),
         "seccomp": [describe_filter(plan)],
+        "cgroup": describe_cgroup(plan),
         "limits and what holds them": [f"{k}: {v}" for k, v in plan.enforced_by.items()],
         "weaker than it could be": [*plan.warnings, *plan.notes],
     }
@@ -76,7 +77,10 @@ def format_plan_json(plan: Plan) -> str:
     names = [name for flag, name in NAMESPACES.items() if plan.clone_flags & flag]
     more = {"namespaces": names, "env": dict(plan.env), "enforced_by": dict(plan.enforced_by)}
     more |= {"ids": plan.ids, "warnings": list(plan.warnings), "notes": list(plan.notes)}
-    return json.dumps({**wire, **more}, default=lambda data: data.decode("utf-8", "replace"))
+    cgroup = None if plan.grant is None else plan.grant.path
+    settings = {each.file: each.value for each in plan.settings}
+    parts = {**wire, **more, "cgroup": cgroup, "cgroup_settings": settings}
+    return json.dumps(parts, default=lambda data: data.decode("utf-8", "replace"))
 
 
 def _format_parts(parts: dict[str, list[str]]) -> Iterator[str]:
@@ -145,6 +149,20 @@ def describe_rlimits(rlimits: Iterable[tuple[int, int, int]]) -> list[str]:
         return "unlimited" if value == -1 else str(value)
 
     return [f"{RLIMITS[number]}: {show(soft)}, {show(hard)}" for number, soft, hard in rlimits]
+
+
+def describe_cgroup(plan: Plan) -> list[str]:
+    """Where its leaf will be, and what is written to it; or why there is none."""
+    if plan.grant is None:
+        return ["none: nothing is delegated here (see jail doctor)", *plan.passed_over]
+    controllers = ", ".join(sorted(plan.grant.controllers)) or "no controllers"
+    origins = {
+        "given": f"a leaf of its own in {plan.grant.path}",
+        "own": f"a leaf of its own in {plan.grant.path}, the cgroup that this is run in",
+        "scope": "a leaf of its own in a scope that the user's systemd is asked for",
+    }
+    lines = [f"{origins[plan.grant.origin]} ({controllers})"]
+    return [*lines, *(f"{each.file} = {each.value}" for each in plan.settings)]
 
 
 def describe_filter(plan: Plan) -> str:

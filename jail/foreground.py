@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,11 +24,16 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 """of each stream for the JSON, where the output has no limit"""
 
 
+def say_nothing(_: str) -> None:
+    """For who wants no warnings."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What the command line asks beside the jail itself.
 
-    ``shows`` relays the output to ours, ``keeps`` collects it for the result.
+    ``shows`` relays the output to ours, ``keeps`` collects it for the result, ``warn`` is told
+    what is weaker here than it could be.
     """
 
     spec: JailSpec
@@ -37,6 +42,7 @@ class Request:
     terminal: bool = False
     shows: bool = True
     keeps: bool = False
+    warn: Callable[[str], None] = say_nothing
 
 
 def run_foreground(request: Request) -> Result:
@@ -96,11 +102,11 @@ async def _run(request: Request, ending: Ending) -> Result:
         if request.terminal and request.interactive:
             stack.enter_context(open_raw(STDIN))
         size = read_terminal_size(STDOUT if request.shows else STDIN)
-        async with (
-            open_jail(request.spec) as jail,
-            jail.start(request.argv, terminal=request.terminal, size=size) as process,
-        ):
-            return await _attend(request, process, ending)
+        async with open_jail(request.spec) as jail:
+            for each in jail.plan.warnings:
+                request.warn(each)
+            async with jail.start(request.argv, terminal=request.terminal, size=size) as process:
+                return await _attend(request, process, ending)
 
 
 async def _attend(request: Request, process: Process, ending: Ending) -> Result:

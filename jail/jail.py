@@ -11,12 +11,15 @@ import trio
 
 from jail import transfer
 from jail.agent import wire
+from jail.answer import Inside
 from jail.background import Background, open_background
+from jail.cgroup.account import Account
+from jail.cgroup.setting import BUILDER_ROOM_BYTES
 from jail.check import check_env, check_host_path
 from jail.errors import HostError, JailBroken, SpecError, blame_host
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
-from jail.process import Process
+from jail.process import Process, make_meter
 from jail.program import make_program, merge_limits
 from jail.result import Result
 from jail.session import Session
@@ -24,6 +27,7 @@ from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, fill, open_pipe
 from jail.teardown import Init
 from jail.units import parse_size
+from jail.usage import Usage
 from jail.view import JailView
 from jail.watch import open_init
 
@@ -58,11 +62,13 @@ class Jail:
         self._background = background
         self._fds: list[int] = []
         self._built = trio.Event()
+        self._leaf = init.leaf
         self._view = JailView(
             session=session,
             init_pid=self.init_pid,
             enforced_by=plan.enforced_by,
             kill=self.kill,
+            leaf=init.leaf,
         )
         session.on_break = self.kill
 
@@ -74,17 +80,33 @@ class Jail:
         """Instead of waiting: what is asked meanwhile is done when it is built."""
         self._session.expect_ready(self.attach, self._built.set)
 
-    def attach(self, fds: tuple[int, int, int]) -> None:
+    def attach(self, inside: Inside) -> None:
         """It is built, and this is what it is watched by. Owns the fds; HostError if it can't."""
+        fds = (inside.proc_fd, inside.scratch_fd, inside.shm_fd)
         self._fds += fds
         with blame_host("session"):
             self._fds.append(open_init(fds[0]))
         view = self._view
         view.proc_fd, view.scratch_fd, view.shm_fd, view.init_stat_fd = self._fds
+        view.built = self._settle(inside)
         view.is_built = True
         for process in view.running.values():
-            process.start_clock()
+            process.start_clock(view.built)
         self._built.set()
+
+    def _settle(self, inside: Inside) -> Account:
+        """The limit was wider while the jail was being built; nothing else was in it till now."""
+        memory_bytes = max(0, min(inside.memory_bytes, BUILDER_ROOM_BYTES))
+        limit = self.plan.spec.limits.memory_bytes
+        if self._leaf is not None and limit and self.plan.enforced_by["memory"] == "cgroup":
+            with blame_host("cgroup memory.max"):
+                self._leaf.write("memory.max", str(limit + memory_bytes))
+        return Account(
+            cpu_us=inside.cpu_us,
+            user_us=inside.cpu_us - inside.system_us,
+            system_us=inside.system_us,
+            memory_bytes=memory_bytes,
+        )
 
     @property
     def enforced_by(self) -> Mapping[str, str]:
@@ -102,6 +124,41 @@ class Jail:
         # user_namespaces(7).
         if not self._closed:
             kill_pidfd(self._init_pidfd)
+            if self._leaf is not None:
+                self._leaf.kill()
+
+    async def pause(self) -> None:
+        """Every process of it stands still when this returns, and its limits' clocks with them.
+
+        A program that is killed meanwhile takes the jail along: its agent stands still, too.
+        HostError where it has no cgroup of its own.
+        """
+        await self._freeze(True)
+
+    async def resume(self) -> None:
+        """It goes on where it stood. HostError as :meth:`pause`."""
+        await self._freeze(False)
+
+    async def _freeze(self, frozen: bool) -> None:
+        self.raise_if_broken()
+        if self._leaf is None:
+            text = "a jail can be paused only where it has a cgroup of its own"
+            raise HostError("; ".join((text, *self.plan.passed_over)), step="cgroup")
+        with blame_host("cgroup cgroup.freeze"):
+            await self._leaf.freeze(frozen)
+        self._view.clock.note(frozen)
+
+    async def usage(self) -> Usage:
+        """What the jail has used since it was built, all its programs together.
+
+        Without a cgroup it is what a look at its processes shows. HostError where nothing can be
+        seen.
+        """
+        await self._built.wait()
+        self.raise_if_broken()
+        meter = make_meter(self._view, self.plan.spec.limits, lambda: False)
+        with blame_host("cgroup" if self._leaf is not None else "watch"):
+            return await meter.read_whole()
 
     async def run(
         self,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import array
 import errno
-import fcntl
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,14 @@ import msgpack
 import trio
 
 from jail.background import open_background
+from jail.cgroup.grant import Grant
+from jail.cgroup.leaf import Leaf
+from jail.cgroup.setting import Setting
+from jail.cgroup.subtree import Subtree, open_subtree
 from jail.errors import HelperError, HostError, JailBroken, blame_host
 from jail.host import HostFacts
 from jail.idmap import Extent, IdMap, format_map, make_outer_map
+from jail.image import copy_to_memory, is_own
 from jail.session import IN_FLIGHT_REMEDY
 from jail.zygote import link
 
@@ -35,9 +39,6 @@ BOOT = (
 INTERPRETER_FLAGS = ("-I", "-S", "-X", "no_debug_ranges")
 HELPER_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 5.0
-COPY_CHUNK_BYTES = 1 << 30
-MFD_EXEC = 0x10  # not in Python's os
-ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass
@@ -47,6 +48,15 @@ class _Reply:
     event: trio.Event = field(default_factory=trio.Event)
     message: list[Any] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Born:
+    """An init, and the leaf it was born into, if it was. All of it is the caller's."""
+
+    pid: int
+    pidfd: int
+    leaf: Leaf | None
 
 
 class ZygoteGoneError(JailBroken):
@@ -61,6 +71,10 @@ class Launcher:
         self._sock = sock
         self._replies: dict[int, _Reply] = {}
         self._unshared = _Reply()
+        self.subtree: Subtree | None = None
+        """below it each jail has its leaf"""
+        self.passed_over: tuple[str, ...] = ()
+        """why there is none, or none that would have been taken before it"""
         self.gone = trio.Event()
         """set when the zygote has hung up: it serves nobody any more"""
 
@@ -68,17 +82,29 @@ class Launcher:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def grant(self) -> Grant | None:
+        """The same, as the planner has it."""
+        return self.subtree.grant if self.subtree is not None else None
+
     async def clone(
-        self, jail: int, flags: int, ids: IdMap, session: socket.socket, fresh: bool = False
-    ) -> tuple[int, int]:
-        """(pid, pidfd) of an init; the pidfd is the caller's. HostError names the step.
+        self,
+        jail: int,
+        flags: int,
+        ids: IdMap,
+        session: socket.socket,
+        settings: Iterable[Setting] = (),
+        fresh: bool = False,
+    ) -> Born:
+        """An init, where there is a subtree in a leaf with these settings. HostError names the
+        step.
 
         ``fresh`` is one whose copy of the host's mounts is of this moment, not a spare's.
         """
         reply = self._replies[jail] = _Reply()
         deny = not ids.drops_groups
         maps = format_map(ids.uids), format_map(ids.gids)
-        message = link.Clone(jail, flags, fresh, *maps, deny)
+        message = link.Clone(jail, flags, fresh, *maps, deny, [list(each) for each in settings])
         try:
             if self.gone.is_set():  # nobody is left to hand out an answer
                 raise ZygoteGoneError("the zygote died")
@@ -93,7 +119,19 @@ class Launcher:
             raise JailBroken("the zygote died")
         if reply.message[0] == "CloneFailed":
             raise HostError.at_step(reply.message[2], reply.message[3])
-        return reply.message[2], reply.fds[0]
+        return self._make_born(reply)
+
+    def _make_born(self, reply: _Reply) -> Born:
+        pid, *rest = reply.message[2:]
+        if not rest or self.subtree is None:
+            return Born(pid, reply.fds[0], None)
+        name = f"{self.subtree.prefix}{rest[0]}"
+        return Born(pid, reply.fds[0], Leaf(f"{self.subtree.grant.path}/{name}", reply.fds[1]))
+
+    async def use_cgroup(self, subtree: Subtree) -> None:
+        """From here on each jail is born into a leaf of it."""
+        self.subtree = subtree
+        await self._send(link.UseCgroup(subtree.prefix), [subtree.fd])
 
     async def enter_outer_namespace(self, facts: HostFacts) -> None:
         """One user namespace over the whole subordinate range, mapped once by the helpers."""
@@ -156,6 +194,8 @@ class Launcher:
             if pidfd >= 0:
                 await self._wait_for_end(pidfd)
         self._process.wait()
+        if self.subtree is not None:
+            self.subtree.close()
 
     async def _wait_for_end(self, pidfd: int) -> None:
         with trio.move_on_after(END_TIMEOUT_S) as scope:
@@ -167,11 +207,12 @@ class Launcher:
 
 @asynccontextmanager
 async def open_launcher(
-    facts: HostFacts, ids: str, keep_fds: tuple[int, ...]
+    facts: HostFacts, ids: str, keep_fds: tuple[int, ...], cgroup_parent: str | None = None
 ) -> AsyncGenerator[Launcher, None]:
     """A zygote for jails of one kind of ids; gone, with all its jails, when the block ends.
 
-    ``keep_fds`` stay open in it for as long as it lives.
+    ``keep_fds`` stay open in it for as long as it lives. Its jails have their leaves below
+    ``cgroup_parent``, or where :func:`jail.cgroup.subtree.open_subtree` finds a place for them.
     """
     with blame_host("zygote"):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -187,6 +228,9 @@ async def open_launcher(
     try:
         async with open_background() as background:
             await background.start(launcher.read_replies)
+            subtree, launcher.passed_over = await open_subtree(facts, cgroup_parent, launcher.pid)
+            if subtree is not None:
+                await launcher.use_cgroup(subtree)
             if ids == "subuid":
                 await launcher.enter_outer_namespace(facts)
             yield launcher
@@ -218,41 +262,6 @@ def _start(fd: int, keep_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
             pass_fds=(fd, *keep_fds),
             start_new_session=True,
         )
-
-
-def is_own(path: str) -> bool:
-    """Whether a program with our uid could change the file or its mode."""
-    return os.stat(path).st_uid == os.geteuid() or os.access(path, os.W_OK)
-
-
-def copy_to_memory(path: str) -> int:
-    """A sealed copy of a program, to be executed in its place; the fd is the caller's.
-
-    A program whose ``#!`` is /proc/self/exe gets hold of the file that its agent was started
-    from, on the host's own mount. If that is ours (~/.pyenv, conda, uv), so would be the power
-    over it: the class of CVE-2019-5736.
-    """
-    writer = open_memory(os.path.basename(path))
-    try:
-        with open(path, "rb") as file:
-            while os.sendfile(writer, file.fileno(), None, COPY_CHUNK_BYTES):
-                pass
-        fcntl.fcntl(writer, fcntl.F_ADD_SEALS, ALL_SEALS)
-        # What is open for writing can't be executed: execve(2), ETXTBSY.
-        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(writer)
-
-
-def open_memory(name: str) -> int:
-    """``memfd_create(2)`` of something executable; kernels before 6.3 need not be told."""
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | MFD_EXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.memfd_create(name, flags)
 
 
 def import_paths() -> list[str]:

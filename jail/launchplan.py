@@ -127,6 +127,8 @@ class LaunchPlan(NamedTuple):
     rlimits: tuple[tuple[int, int, int], ...]
     filter: bytes
     workdir: str
+    cpus: tuple[int, ...] = ()
+    """the processors to run on, where nothing stronger than affinity holds it to them"""
 
     def to_wire(self) -> dict[str, Any]:
         """Plain lists and maps."""
@@ -162,5 +164,6 @@ SAMPLE_PLAN = LaunchPlan(
     rlimits=((1, 1, 1),),
     filter=b"",
     workdir="/work",
+    cpus=(),
 )
 """One step of each kind: what a spare init reads to warm up."""

@@ -20,6 +20,10 @@ def format_meta(result: Result) -> str:
         lines["time-wall"] = f"{result.wall_time_s:.3f}"
     if result.memory_peak_bytes is not None:
         lines["max-rss"] = result.memory_peak_bytes // 1024
+    if result.enforced_by.get("memory") == "cgroup" and result.memory_peak_bytes is not None:
+        lines["cg-mem"] = result.memory_peak_bytes // 1024
+    if result.usage.oom_kills:
+        lines["cg-oom-killed"] = 1
     if result.context_switches_forced is not None:
         lines["csw-forced"] = result.context_switches_forced
     if result.exit_code is not None:

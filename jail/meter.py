@@ -5,29 +5,20 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Final
 
 import trio
 
 from jail import detached, watch
+from jail.cgroup.account import Account
+from jail.usage import Usage
 from jail.view import JailView
 
 LOOK_SHARE: Final = 20
 """A look at a jail of many processes takes long; at most one part in so many goes into looking."""
 LONGEST_SUBTRACTION_S: Final = 0.5
-
-
-@dataclass
-class Usage:
-    """What a run has used so far. Seconds and bytes."""
-
-    cpu_time_s: float = 0.0
-    memory_bytes: int = 0
-    memory_peak_bytes: int = 0
-    processes_peak: int = 1
 
 
 class Meter:
@@ -51,8 +42,8 @@ class Meter:
         """how long the last look searched for memory that is in nobody's resident set"""
         self.usage = Usage()
 
-    def start(self) -> None:
-        """What the jail has used so far is not this run's."""
+    def start(self, opening: Account | None = None) -> None:
+        """What the jail has used so far is not this run's; of its leaf that is ``opening``."""
         self._book.open(watch.read_init(self._view.init_stat_fd))
 
     async def look(self, others: Iterable[int]) -> int:
@@ -69,6 +60,7 @@ class Meter:
         pids = [pid for pid in stats if pid != 1]
         usage = self.usage
         usage.cpu_time_s = max(usage.cpu_time_s, self._update_book(stats))
+        usage.processes = len(pids)
         usage.processes_peak = max(usage.processes_peak, len(pids))
         usage.memory_bytes = await self._measure(pids)
         usage.memory_peak_bytes = max(usage.memory_peak_bytes, usage.memory_bytes)
@@ -86,6 +78,29 @@ class Meter:
         # up to that size it is no more than a bound, and what was seen is better.
         if largest_bytes > self._view.agent_peak_bytes or not usage.memory_peak_bytes:
             usage.memory_peak_bytes = max(usage.memory_peak_bytes, largest_bytes)
+
+    async def read_whole(self) -> Usage:
+        """Of the whole jail since it was built, in place of a run's."""
+        self._book.open({1: watch.UNBORN})
+        await self.look(())
+        return self.usage
+
+    def is_over_memory(self) -> bool:
+        """The limit has been reached, as of the last look."""
+        limit = self._memory_limit_bytes
+        return limit is not None and self.usage.memory_bytes > limit
+
+    def is_short_of_tasks(self, tasks: int, limit: int) -> bool:
+        """It wants more processes and threads than it may have, as of the last look."""
+        return tasks >= limit
+
+    def find_failure(self) -> str:
+        """What ended the run that was neither its own doing nor a limit's, "" for nothing."""
+        return ""
+
+    def adjust(self, enforced_by: Mapping[str, str]) -> dict[str, str]:
+        """What held each limit of this very run."""
+        return dict(enforced_by)
 
     def is_disk_full(self) -> bool:
         """Of the jail's scratch filesystem: no block or no inode is left."""

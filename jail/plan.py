@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import errno
 import functools
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from jail import idmap, user
 from jail.agent import wire
-from jail.check import MAX_NUMBER, MiB
+from jail.cgroup.grant import Grant
+from jail.cgroup.setting import (
+    DeviceThrottle,
+    Setting,
+    check_cpus,
+    check_room,
+    make_settings,
+)
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
@@ -32,8 +38,16 @@ from jail.launchplan import (
     Step,
     WriteFiles,
 )
+from jail.mechanism import (
+    check_required,
+    decide_affinity,
+    decide_mechanisms,
+    describe_unheld,
+    make_program_rlimits,
+    make_rlimits,
+)
 from jail.source import MERGED_USR, HostTree, SourceFacts
-from jail.spec import DEFAULT_PATH, ULIMITS, JailSpec, Limits
+from jail.spec import DEFAULT_PATH, JailSpec
 
 NOSUID_NODEV: Final = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
@@ -41,8 +55,6 @@ READ_ONLY: Final = mount.MOUNT_ATTR_RDONLY
 MIN_KERNEL: Final = (5, 14)
 UNLIMITED_DISK: Final = 2**40
 BYTES_PER_INODE: Final = 4096
-CEILING_ABOVE_MEMORY: Final = 1024 * MiB
-OPEN_FILES: Final = (1024, 4096)
 
 HIDDEN: Final = (
     "acpi",
@@ -83,6 +95,11 @@ class Inputs:
     passwd: str
     group: str
     filter: bytes
+    grant: Grant | None = None
+    """where the jail's own cgroup will be"""
+    passed_over: tuple[str, ...] = ()
+    """why there is none, or none of the places that are better"""
+    throttles: tuple[DeviceThrottle, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,10 @@ class Plan:
     """what is weaker here than it could be, and nobody asked for it"""
     notes: tuple[str, ...]
     """what is weaker because it was asked for"""
+    grant: Grant | None
+    passed_over: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    """what is written to the jail's own cgroup"""
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -126,8 +147,11 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
     who = user.find_user(spec.user, inputs.passwd, inputs.group)
     ids = decide_ids(spec, facts)
     user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
-    enforced_by = decide_mechanisms(spec, ids)
-    check_required(spec.require, enforced_by)
+    enforced_by = decide_mechanisms(spec, ids, inputs.grant)
+    check_required(spec.require, enforced_by, inputs.passed_over)
+    check_cpus(spec.limits, facts.cpus)
+    if inputs.grant is not None:
+        check_room(spec.limits, inputs.grant)
     sources: list[Source] = []
     steps = _make_steps(spec, facts, inputs, who, sources)
     launch = LaunchPlan(
@@ -138,9 +162,10 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         program=(who.uid, who.gid),
         drops_groups=ids == "subuid",
         hostname=spec.hostname,
-        rlimits=make_rlimits(spec.limits),
+        rlimits=make_rlimits(spec.limits, enforced_by),
         filter=inputs.filter,
         workdir=spec.workdir,
+        cpus=decide_affinity(spec.limits, enforced_by),
     )
     launch = launch._replace(sources=tuple(sources))
     return Plan(
@@ -153,8 +178,11 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         env=make_env(spec, who),
         program_rlimits=make_program_rlimits(spec.limits),
         enforced_by=enforced_by,
-        warnings=make_warnings(spec, facts, ids),
+        warnings=make_warnings(spec, facts, ids, enforced_by),
         notes=make_notes(spec),
+        grant=inputs.grant,
+        passed_over=inputs.passed_over,
+        settings=make_leaf_settings(spec, inputs),
     )
 
 
@@ -180,42 +208,11 @@ def decide_user_as(
     return None
 
 
-def decide_mechanisms(spec: JailSpec, ids: str) -> dict[str, str]:
-    """Per limit, what holds it on this host (``+`` where there are two)."""
-    limits = spec.limits
-    chosen = {
-        "memory": "watch+rlimit" if limits.memory_bytes else "none",
-        "cpu_time": "watch" if limits.cpu_time_s else "none",
-        "wall_time": "supervisor" if limits.wall_time_s else "none",
-        "pids": "rlimit" if limits.pids else "none",
-        "output": "supervisor" if limits.output_bytes else "none",
-        "disk": "tmpfs+rlimit" if limits.disk_bytes else "none",
-        "ids": ids,
-        "network": "namespace" if spec.network == "none" else "none",
-        "seccomp": "none" if spec.seccomp == "unconfined" else "filter",
-    }
-    for name, _, _ in limits.ulimits:
-        chosen.setdefault(name, "rlimit")
-    return chosen
-
-
-REQUIRE_REMEDY = {
-    "cgroup": "this release enforces nothing by cgroup; see `jail doctor` for what there is",
-    "subuid": "see `jail doctor`: subordinate ids and newuidmap are missing on this host",
-}
-
-
-def check_required(require: Mapping[str, str], enforced_by: Mapping[str, str]) -> None:
-    """HostError where a limit is held by less than ``--require`` asks."""
-    for limit, mechanism in require.items():
-        if limit not in enforced_by:
-            raise SpecError(f"require {limit}: there is {', '.join(sorted(enforced_by))}")
-        if mechanism not in enforced_by[limit].split("+"):
-            raise HostError(
-                f"require {limit}={mechanism}: here {limit} is enforced by {enforced_by[limit]}",
-                step="require",
-                remedy=REQUIRE_REMEDY.get(mechanism),
-            )
+def make_leaf_settings(spec: JailSpec, inputs: Inputs) -> tuple[Setting, ...]:
+    """Nothing where there is no leaf."""
+    if inputs.grant is None:
+        return ()
+    return make_settings(spec.limits, inputs.grant.controllers, inputs.throttles)
 
 
 def make_clone_flags(spec: JailSpec, facts: HostFacts) -> int:
@@ -235,38 +232,6 @@ def make_clone_flags(spec: JailSpec, facts: HostFacts) -> int:
     return flags
 
 
-def make_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
-    """(resource, soft, hard) of the jail, its agent included; -1 is unlimited."""
-    chosen: dict[int, tuple[int, int]] = {
-        # 1, not 0: a core_pattern that is a pipe ignores 0 and honours 1, see core(5).
-        resource.RLIMIT_CORE: (1, 1),
-        resource.RLIMIT_RTPRIO: (0, 0),
-        resource.RLIMIT_NICE: (0, 0),
-    }
-    if limits.pids is not None:
-        # The agent counts too: it has the program's id.
-        tasks = min(limits.pids + 1, MAX_NUMBER)
-        chosen[resource.RLIMIT_NPROC] = (tasks, tasks)
-        chosen[resource.RLIMIT_NOFILE] = OPEN_FILES
-        chosen[resource.RLIMIT_SIGPENDING] = (1024, 1024)
-    if limits.disk_bytes is not None:
-        chosen[resource.RLIMIT_FSIZE] = (limits.disk_bytes, limits.disk_bytes)
-    if limits.memory_bytes is not None:
-        ceiling = min(limits.memory_bytes + CEILING_ABOVE_MEMORY, MAX_NUMBER)
-        chosen[resource.RLIMIT_DATA] = (ceiling, ceiling)
-    for name, _, hard in limits.ulimits:
-        # Those are the program's alone, set when it starts; here only room is made for them.
-        if (number := ULIMITS[name]) in chosen:
-            low, high = chosen[number]
-            chosen[number] = (low, -1 if -1 in (high, hard) else max(high, hard))
-    return tuple((number, soft, hard) for number, (soft, hard) in sorted(chosen.items()))
-
-
-def make_program_rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
-    """What was asked for by ``--ulimit``: it may be less than the agent itself needs."""
-    return tuple((ULIMITS[name], soft, hard) for name, soft, hard in limits.ulimits)
-
-
 def make_env(spec: JailSpec, who: user.User) -> dict[str, str]:
     """Built from nothing; the spec's own come last."""
     home = "/root" if who.uid == 0 and spec.rootfs != "host" else spec.workdir
@@ -274,9 +239,11 @@ def make_env(spec: JailSpec, who: user.User) -> dict[str, str]:
     return {**base, "HOSTNAME": spec.hostname, **spec.env}
 
 
-def make_warnings(spec: JailSpec, facts: HostFacts, ids: str) -> tuple[str, ...]:
+def make_warnings(
+    spec: JailSpec, facts: HostFacts, ids: str, enforced_by: Mapping[str, str]
+) -> tuple[str, ...]:
     """A sentence for each thing that this host can't do as well as others."""
-    warnings = []
+    warnings = describe_unheld(enforced_by)
     if ids == "single" and spec.userns == "auto":
         warnings.append(
             "one id only: no subordinate ids or no newuidmap; jails share the user's id"

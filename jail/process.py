@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -14,14 +15,17 @@ import trio
 
 from jail.agent import wire
 from jail.background import Background
+from jail.cgroup.account import Account
+from jail.cgroup.meter import LeafMeter
 from jail.errors import JailBroken, ProgramError, ProtocolError
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
-from jail.meter import LOOK_SHARE, Meter, Usage
+from jail.limit import Limits
+from jail.meter import LOOK_SHARE, Meter
 from jail.result import Result
-from jail.spec import Limits
 from jail.stream import OutputStream
 from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size
+from jail.usage import Usage
 from jail.verdict import Breach, Facts, decide
 from jail.view import JailView
 
@@ -58,7 +62,7 @@ class Process:
         self._terminal_fd = -1
         self.pidfd = -1
         self._pid_inside = 0
-        self._began = trio.current_time()
+        self._began = view.clock.now()
         self._ended_s = 0.0
         self._breaches: list[Breach] = []
         self._killed = False
@@ -72,7 +76,7 @@ class Process:
         self._refusal: ProgramError | None = None
         self._result: Result | None = None
         self._facts: Facts | None = None
-        self._meter = Meter(view, limits.memory_bytes, lambda: self._killed)
+        self._meter = make_meter(view, limits, lambda: self._killed)
 
     @property
     def usage(self) -> Usage:
@@ -155,7 +159,7 @@ class Process:
         """Write down that a limit was reached; a hard one ends the run."""
         if any(each.limit == limit for each in self._breaches):
             return
-        at_s = trio.current_time() - self._began
+        at_s = self._view.clock.now() - self._began
         if self._facts is not None:
             # It has ended, and what it had written before is counted only now.
             self._breaches.append(Breach(limit, min(at_s, self._ended_s or at_s), soft))
@@ -183,10 +187,10 @@ class Process:
         self._view.running[run] = self
         self.start_clock()
 
-    def start_clock(self) -> None:
+    def start_clock(self, opening: Account | None = None) -> None:
         """Its time runs from here, as soon as there is a jail to run in."""
-        self._began = trio.current_time()
-        self._meter.start()
+        self._began = self._view.clock.now()
+        self._meter.start(opening)
 
     def receive(self, message: Any, fds: list[int]) -> None:
         """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
@@ -239,7 +243,7 @@ class Process:
         self._finish()
 
     def _accept_exit(self, message: wire.Exited) -> None:
-        self._ended_s = trio.current_time() - self._began
+        self._ended_s = self._view.clock.now() - self._began
         if self.pidfd < 0:
             raise ProtocolError("from inside the jail: the end of a program before its start")
         if not is_dead(self.pidfd):
@@ -281,15 +285,17 @@ class Process:
         limit = self._limits.wall_time_s
         if limit is None:
             return
-        with trio.move_on_at(self._began + limit):
-            await self._done.wait()
-            return
+        while not self._is_late() or self._view.look_paused():
+            left = self._began + limit - self._view.clock.now()
+            with trio.move_on_after(left if left > 0 else LONGEST_PAUSE_S):
+                await self._done.wait()
+                return
         self.breach("wall_time")
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
             return pause
-        left = self._began + self._limits.wall_time_s - trio.current_time()
+        left = self._began + self._limits.wall_time_s - self._view.clock.now()
         return max(0.0, min(pause, left))
 
     def _find_pause(self) -> float:
@@ -304,6 +310,7 @@ class Process:
         return max(pause, SHORTEST_PAUSE_S)
 
     async def _look(self) -> None:
+        self._view.look_paused()
         if not self._has_run:  # nothing to look at; but an agent that never starts it is late, too
             if self._is_late():
                 self.breach("wall_time")
@@ -314,9 +321,9 @@ class Process:
     def _judge(self, tasks: int) -> None:
         limits, usage = self._limits, self.usage
         self._note_disk()
-        if limits.pids is not None and tasks >= limits.pids:
+        if limits.pids is not None and self._meter.is_short_of_tasks(tasks, limits.pids):
             self.breach("pids", soft=True)
-        if limits.memory_bytes is not None and usage.memory_bytes > limits.memory_bytes:
+        if self._meter.is_over_memory():
             self.breach("memory")
         elif limits.cpu_time_s is not None and usage.cpu_time_s > limits.cpu_time_s:
             self.breach("cpu_time")
@@ -325,7 +332,7 @@ class Process:
 
     def _is_late(self) -> bool:
         limit = self._limits.wall_time_s
-        return limit is not None and trio.current_time() - self._began >= limit
+        return limit is not None and self._view.clock.now() - self._began >= limit
 
     def _note_disk(self) -> None:
         if self._limits.disk_bytes is not None and self._meter.is_disk_full():
@@ -343,10 +350,12 @@ class Process:
             self._view.kill()
 
     def _close_books(self, exited: wire.Exited | None, failure: str | None) -> None:
+        failure = self._take_final_use(exited) or failure
+        if exited is None and self._breaches and not self._meter.find_failure():
+            failure = None
         code = number = None
         if exited is not None:
             code, number = wait_status_parts(read_wait_status(self.pidfd, exited.status))
-            self._take_final_use(exited)
         elif failure is None:
             number = signal.SIGKILL
         facts = Facts(
@@ -362,11 +371,12 @@ class Process:
             verdict=verdict,
             exit_code=code,
             signal=number,
-            wall_time_s=self._ended_s or trio.current_time() - self._began,
+            wall_time_s=self._ended_s or self._view.clock.now() - self._began,
             cpu_time_s=self.usage.cpu_time_s,
             memory_peak_bytes=self.usage.memory_peak_bytes or None,
             processes_peak=self.usage.processes_peak,
-            enforced_by=dict(self._view.enforced_by),
+            usage=self.usage,
+            enforced_by=self._meter.adjust(self._view.enforced_by),
             message=failure or describe_limit(limit, self._limits),
             fault="sandbox" if failure is not None else None,
             killed=self._killed,
@@ -388,12 +398,34 @@ class Process:
         self._done.set()
         self._wake.set()
 
-    def _take_final_use(self, exited: wire.Exited) -> None:
-        self._meter.close(exited.cpu_us / 1e6, exited.maxrss_kib * 1024)
+    def _take_final_use(self, exited: wire.Exited | None) -> str:
+        """Gives what ended it that was neither its doing nor a limit's."""
+        if not self._view.is_built:
+            return ""
+        try:
+            if exited is not None:
+                self._meter.close(exited.cpu_us / 1e6, exited.maxrss_kib * 1024)
+            elif self._view.leaf is not None:
+                self._meter.close(0.0, 0)
+        except OSError as error:
+            return f"its books can't be read: {error.strerror}"
+        self._note_memory()
         limit = self._limits.cpu_time_s
         if limit is not None and self.usage.cpu_time_s > limit and not self._breaches:
             self._breaches.append(Breach("cpu_time", self._ended_s))
-        self._note_disk()
+        if exited is not None:
+            self._note_disk()
+        return self._meter.find_failure()
+
+    def _note_memory(self) -> None:
+        """The kernel kills first and tells then. What else was seen to end it meanwhile fell
+        together with that: had it come before, there would have been nobody left to kill.
+        """
+        if self._view.leaf is None or not self._meter.is_over_memory():
+            return
+        others = [each.at_s for each in self._breaches if not each.soft]
+        now = self._ended_s or self._view.clock.now() - self._began
+        self._breaches.append(Breach("memory", min([now, *others])))
 
     def open_terminal(self) -> int:
         """Its terminal's master side, a copy of the caller's own."""
@@ -410,6 +442,13 @@ class Process:
         fd, self.pidfd = self.pidfd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def make_meter(view: JailView, limits: Limits, is_killed: Callable[[], bool]) -> Meter:
+    """By the kernel's books where the jail has a leaf, else by looking."""
+    if view.leaf is None:
+        return Meter(view, limits.memory_bytes, is_killed)
+    return LeafMeter(view, view.leaf, limits.memory_bytes, is_killed)
 
 
 def is_dead(pidfd: int) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from jail.check import check_argv, check_env, check_path_length, check_text
-from jail.spec import Limits, ProgramSpec
+from jail.limit import Limits
+from jail.spec import ProgramSpec
 from jail.units import parse_size, parse_time
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jail.errors import HelperError, HostError, ProgramError, SpecError
+from jail.usage import Usage
 
 
 class Verdict(enum.StrEnum):
@@ -70,6 +71,8 @@ class Result:
     context_switches_forced: int | None = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    usage: Usage = field(default_factory=Usage)
+    """all that is known of what it used: with a cgroup also who waited for what, and more"""
 
     @property
     def ok(self) -> bool:
@@ -101,8 +104,15 @@ class Result:
             "exit_status": self.exit_status,
             "wall_time_s": round(self.wall_time_s, 6),
             "cpu_time_s": round(self.cpu_time_s, 6),
+            "cpu_user_time_s": self.usage.cpu_user_time_s,
+            "cpu_system_time_s": self.usage.cpu_system_time_s,
             "memory_peak_bytes": self.memory_peak_bytes,
+            "oom_kills": self.usage.oom_kills,
             "processes_peak": self.processes_peak,
+            "refused_forks": self.usage.refused_forks,
+            "io_read_bytes": self.usage.io_read_bytes,
+            "io_write_bytes": self.usage.io_write_bytes,
+            "pressure": {name: dict(totals) for name, totals in self.usage.pressure.items()},
             "stdout": self.stdout.decode("utf-8", "replace"),
             "stderr": self.stderr.decode("utf-8", "replace"),
             "stdout_bytes": self.stdout_bytes,

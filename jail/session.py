@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import trio
 
 from jail.agent import wire
-from jail.answer import Built, Call, Nobody, Receiver, read_setup
+from jail.answer import Built, Call, Inside, Nobody, Receiver, read_setup
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 SEND_GRACE_S = 2.0
@@ -64,14 +64,12 @@ class Session:
         """A whole frame that was packed before."""
         await self._send_packed(frame)
 
-    async def wait_ready(self) -> tuple[int, int, int]:
-        """The fds that Ready brings; HostError or SpecError when init gave up."""
+    async def wait_ready(self) -> Inside:
+        """What Ready brings; HostError or SpecError when init gave up."""
         return read_setup(*await self._ready.get())
 
-    def expect_ready(
-        self, on_ready: Callable[[tuple[int, int, int]], None], on_fail: Callable[[], None]
-    ) -> None:
-        """Instead of waiting: the fds go to ``on_ready``; if init gives up, the session breaks.
+    def expect_ready(self, on_ready: Callable[[Inside], None], on_fail: Callable[[], None]) -> None:
+        """Instead of waiting: that goes to ``on_ready``; if init gives up, the session breaks.
 
         Requests may be sent at once; the agent reads them when it is ready.
         """

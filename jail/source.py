@@ -9,9 +9,11 @@ import os
 import stat
 from dataclasses import dataclass
 
+from jail.cgroup.setting import DeviceThrottle
 from jail.errors import SpecError
 from jail.kernel.file import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from jail.launchplan import Source
+from jail.limit import Throttle
 
 MERGED_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 ETC_NAMES = (
@@ -67,6 +69,20 @@ def read_source(path: str, what: str) -> SourceFacts:
         uid=found.st_uid,
         gid=found.st_gid,
     )
+
+
+def read_throttle(asked: Throttle) -> DeviceThrottle:
+    """The numbers of a block device; SpecError where it is none, or a part of one."""
+    try:
+        found = os.stat(asked.device)
+    except OSError as error:
+        raise SpecError(f"device {asked.device!r}: {error.strerror}") from None
+    if not stat.S_ISBLK(found.st_mode):
+        raise SpecError(f"device {asked.device!r} is no block device")
+    major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+    if os.path.exists(f"/sys/dev/block/{major}:{minor}/partition"):
+        raise SpecError(f"device {asked.device!r} is a partition; limits are for whole disks")
+    return DeviceThrottle(major, minor, asked.key, asked.rate)
 
 
 def read_rootfs(path: str) -> SourceFacts:

@@ -6,14 +6,12 @@ Every way to make one of these checks it: what can't be meant is a SpecError, ne
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from jail.check import (
     MAX_NUMBER,
-    MiB,
     check_bool,
     check_choice,
     check_env,
@@ -28,28 +26,12 @@ from jail.check import (
     show,
 )
 from jail.errors import SpecError
-from jail.units import UNLIMITED_WORDS, parse_count, parse_size, parse_time
+from jail.limit import Limits, make_limits
+from jail.units import parse_size
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_WORKDIR: Final = "/work"
 DEFAULT_UID: Final = 1000
-
-ULIMITS: Final = {
-    "as": resource.RLIMIT_AS,
-    "core": resource.RLIMIT_CORE,
-    "data": resource.RLIMIT_DATA,
-    "fsize": resource.RLIMIT_FSIZE,
-    "memlock": resource.RLIMIT_MEMLOCK,
-    "msgqueue": resource.RLIMIT_MSGQUEUE,
-    "nice": resource.RLIMIT_NICE,
-    "nofile": resource.RLIMIT_NOFILE,
-    "nproc": resource.RLIMIT_NPROC,
-    "rss": resource.RLIMIT_RSS,
-    "rtprio": resource.RLIMIT_RTPRIO,
-    "sigpending": resource.RLIMIT_SIGPENDING,
-    "stack": resource.RLIMIT_STACK,
-}
-"""``--ulimit`` names, docker's; ``cpu`` is ``--cpu-time``."""
 
 
 @dataclass(frozen=True)
@@ -79,38 +61,6 @@ class Tmpfs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """None is unlimited. Sizes in bytes, times in seconds."""
-
-    memory_bytes: int | None = 512 * MiB
-    cpu_time_s: float | None = 60.0
-    wall_time_s: float | None = 120.0
-    pids: int | None = 256
-    output_bytes: int | None = 64 * MiB
-    disk_bytes: int | None = 256 * MiB
-    ulimits: tuple[tuple[str, int, int], ...] = ()
-    """(name, soft, hard); -1 is unlimited"""
-
-    def __post_init__(self) -> None:
-        for name in ("memory_bytes", "pids", "output_bytes", "disk_bytes"):
-            check_number(getattr(self, name), name)
-        for name in ("cpu_time_s", "wall_time_s"):
-            check_number(getattr(self, name), name, (int, float))
-        for each in self.ulimits:
-            _check_ulimit(each)
-
-
-UNLIMITED: Final = Limits(
-    memory_bytes=None,
-    cpu_time_s=None,
-    wall_time_s=None,
-    pids=None,
-    output_bytes=None,
-    disk_bytes=None,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
 class JailSpec:
     """One jail, as asked for. Make it with :func:`make_spec`, which takes people's units."""
 
@@ -121,11 +71,12 @@ class JailSpec:
     workdir: str = DEFAULT_WORKDIR
     user: str | None = None
     hostname: str = "jail"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     read_only: bool = False
     network: Literal["none", "host"] = "none"
     seccomp: str = "default"
     userns: Literal["auto", "single"] = "auto"
+    cgroup_parent: str | None = None
     require: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -147,6 +98,8 @@ class JailSpec:
         check_choice(self.network, ("none", "host"), "network")
         check_host_path(self.seccomp, "seccomp")
         check_choice(self.userns, ("auto", "single"), "userns")
+        if self.cgroup_parent is not None:
+            check_host_path(self.cgroup_parent, "cgroup_parent")
         check_texts(self.require, "require")
 
 
@@ -176,6 +129,7 @@ def make_spec(
     network: str = "none",
     seccomp: str | os.PathLike[str] = "default",
     userns: str = "auto",
+    cgroup_parent: str | os.PathLike[str] | None = None,
     require: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     **limit_words: Any,
@@ -183,8 +137,10 @@ def make_spec(
     """A checked spec from docker's words and units.
 
     ``limit_words`` are ``memory``, ``cpu_time``, ``wall_time``, ``pids_limit``,
-    ``output_limit``, ``disk`` (``"256m"``, ``"1.5s"``, a number, or None for unlimited) and
-    ``ulimits`` (``{"nofile": 64}`` or ``["nofile=64:128"]``). Raises :class:`SpecError`.
+    ``output_limit``, ``disk`` (``"256m"``, ``"1.5s"``, a number, or None for unlimited),
+    ``ulimits`` (``{"nofile": 64}`` or ``["nofile=64:128"]``) and docker's ``cpus``,
+    ``cpu_shares``, ``cpuset_cpus``, ``blkio_weight``, ``device_read_bps`` and its like
+    (``["/dev/sda:1mb"]``). Raises :class:`SpecError`.
     """
     if limits is not None and not isinstance(limits, Limits):
         raise SpecError(f"limits: {show(limits)} is no Limits; there are words: memory, disk, …")
@@ -201,31 +157,9 @@ def make_spec(
         network=check_choice(network, ("none", "host"), "network"),
         seccomp=check_host_path(seccomp, "seccomp"),
         userns=check_choice(userns, ("auto", "single"), "userns"),
+        cgroup_parent=_make_parent(cgroup_parent),
         require=check_texts({} if require is None else require, "require"),
     )
-
-
-def make_limits(base: Limits, **words: Any) -> Limits:
-    """``base`` with the limits named in people's words changed."""
-    parsers = {
-        "memory": ("memory_bytes", parse_size),
-        "cpu_time": ("cpu_time_s", parse_time),
-        "wall_time": ("wall_time_s", parse_time),
-        "pids_limit": ("pids", parse_count),
-        "output_limit": ("output_bytes", parse_size),
-        "disk": ("disk_bytes", parse_size),
-    }
-    changes: dict[str, Any] = {}
-    for word, value in words.items():
-        if word == "ulimits":
-            changes["ulimits"] = _parse_ulimits(value)
-            continue
-        if word not in parsers:
-            raise SpecError(f"{word}: no such option; there are {', '.join(sorted(parsers))}")
-        name, parse = parsers[word]
-        unlimited = value is None or (isinstance(value, str) and value in UNLIMITED_WORDS)
-        changes[name] = None if unlimited else parse(value, word)
-    return replace(base, **changes)
 
 
 def parse_volume(text: str | Volume) -> Volume:
@@ -254,6 +188,10 @@ def parse_tmpfs(text: str | Tmpfs) -> Tmpfs:
     return Tmpfs(target, parse_size(size.removeprefix("size="), f"tmpfs {show(target)}"))
 
 
+def _make_parent(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else check_host_path(path, "cgroup_parent")
+
+
 def _make_user(user: object) -> str | None:
     if user is None or isinstance(user, str):
         return user
@@ -262,52 +200,12 @@ def _make_user(user: object) -> str | None:
     raise SpecError(f"user: {show(user)} is neither a name nor an id")
 
 
-def _join_ulimit(name: object, bound: object) -> str:
-    if not isinstance(bound, str | int) or (type(bound) is int and abs(bound) > MAX_NUMBER):
-        raise SpecError(f"ulimit {show(name)}: {show(bound)} is no limit")
-    return f"{check_text(name, 'ulimit')}={bound}"
-
-
-def _parse_ulimits(value: Any) -> tuple[tuple[str, int, int], ...]:
-    if isinstance(value, Mapping):
-        return tuple(parse_ulimit(_join_ulimit(*item)) for item in value.items())
-    return tuple(parse_ulimit(each) for each in check_list(value, "ulimits"))
-
-
-def parse_ulimit(text: str) -> tuple[str, int, int]:
-    """``nofile=64[:128]`` (soft, hard); -1 or ``unlimited`` lifts it."""
-    name, _, bounds = check_text(text, "ulimit").partition("=")
-    if name not in ULIMITS:
-        raise SpecError(f"ulimit {show(name)}: there is {', '.join(sorted(ULIMITS))}")
-    soft, _, hard = bounds.partition(":")
-    low, high = _parse_bound(name, soft), _parse_bound(name, hard or soft)
-    if high != -1 and (low == -1 or low > high):
-        raise SpecError(f"ulimit {show(text)}: the soft limit is above the hard one")
-    return name, low, high
-
-
 def parse_env(text: str) -> tuple[str, str]:
     """``K=V``; a bare ``K`` is refused: nothing of the host's environment comes in."""
     key, equals, value = check_text(text, "env").partition("=")
     if not equals:
         raise SpecError(f"env {show(text)}: write K=V; the host's own value is never taken")
     return key, value
-
-
-def _parse_bound(name: str, text: str) -> int:
-    if text in UNLIMITED_WORDS:
-        return -1
-    if text == "0":
-        return 0
-    if name in ("as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"):
-        return parse_size(text, f"ulimit {name}")
-    return parse_count(text, f"ulimit {name}")
-
-
-def _check_ulimit(each: Any) -> None:
-    name, *bounds = each if isinstance(each, tuple) and len(each) == 3 else (None,)
-    if name not in ULIMITS or any(type(b) is not int or not -1 <= b <= MAX_NUMBER for b in bounds):
-        raise SpecError(f"ulimit: {show(each)} is no (name, soft, hard)")
 
 
 def _refuse_double_targets(spec: JailSpec) -> None:

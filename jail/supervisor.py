@@ -7,18 +7,20 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
 
 from jail.background import Background, open_background
+from jail.cgroup.subtree import predict_grant
 from jail.check import show
-from jail.errors import HostError, JailError, SpecError, blame_host
+from jail.errors import HostError, JailBroken, JailError, SpecError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
 from jail.launcher import Launcher, ZygoteGoneError, open_launcher
-from jail.plan import DEVICES, Inputs, Plan, make_plan
+from jail.plan import DEVICES, Inputs, Plan, decide_ids, make_plan
 from jail.result import Result
 from jail.session import Session
 from jail.slot import SlotPool
@@ -28,6 +30,7 @@ from jail.source import (
     read_inside,
     read_rootfs,
     read_source,
+    read_throttle,
     read_top_dirs,
 )
 from jail.spec import JailSpec, make_spec
@@ -51,7 +54,7 @@ class Supervisor:
         self.facts = facts
         self._stack = stack
         self._background = background
-        self._launchers: dict[str, Launcher] = {}
+        self._launchers: dict[tuple[str, str | None], Launcher] = {}
         self._starting = trio.Lock()
         self._slots: SlotPool | None = None
         self._teardown = Teardown(background)
@@ -67,8 +70,7 @@ class Supervisor:
         Raises SpecError, HostError (with its remedy) or HelperError. When the block ends, by
         whatever way, every process in the jail is dead.
         """
-        plan = self._plan(choose_spec(spec, options))
-        launcher = await self._get_launcher(plan.ids)
+        plan, launcher = await self._prepare(choose_spec(spec, options))
         async with AsyncExitStack() as stack:
             yield await self._enter(stack, plan, launcher)
 
@@ -85,8 +87,7 @@ class Supervisor:
 
         The program is asked for while the jail is being built.
         """
-        plan = self._plan(choose_spec(spec, options))
-        launcher = await self._get_launcher(plan.ids)
+        plan, launcher = await self._prepare(choose_spec(spec, options))
         for fresh in (False, True):
             try:
                 async with self._launch(plan, launcher, fresh, waits=False) as jail:
@@ -157,47 +158,67 @@ class Supervisor:
         self._next += 1
         try:
             ids = plan.make_idmap(slot, self.facts)
-            request = (self._next, plan.clone_flags, ids, session, fresh)
+            request = (self._next, plan.clone_flags, ids, session, plan.settings, fresh)
             try:
-                pid, pidfd = await launcher.clone(*request)
+                born = await launcher.clone(*request)
             except ZygoteGoneError:
-                launcher = await self._get_launcher(plan.ids)
-                pid, pidfd = await launcher.clone(*request)
+                launcher = await self._get_launcher(plan.ids, plan.spec.cgroup_parent)
+                refuse_other_grant(plan, launcher)
+                born = await launcher.clone(*request)
         except BaseException:
             if slots is not None:
                 slots.release(slot)
             raise
-        return Init(pid, pidfd, slot, slots)
+        return Init(born.pid, born.pidfd, born.leaf, slot, slots)
 
-    def _plan(self, spec: JailSpec) -> Plan:
-        """Looked at anew each time, decided anew when something is different from the last time."""
+    async def _prepare(self, spec: JailSpec) -> tuple[Plan, Launcher]:
+        """What can't be here at all is said before a zygote is started for it."""
         inputs = read_inputs(spec, self.facts)
+        parent = spec.cgroup_parent
+        ids = decide_ids(spec, self.facts)
+        if (ids, parent) not in self._launchers:
+            predicted = replace(inputs, grant=predict_grant(self.facts, parent))
+            make_plan(spec, self.facts, predicted)
+        launcher = await self._get_launcher(ids, parent)
+        grant, passed_over = launcher.grant, launcher.passed_over
+        return self._plan(spec, replace(inputs, grant=grant, passed_over=passed_over)), launcher
+
+    def _plan(self, spec: JailSpec, inputs: Inputs) -> Plan:
+        """Decided anew when something is different from the last time."""
         last_spec, last_inputs, plan = self._last
         if plan is None or spec is not last_spec or inputs != last_inputs:
             plan = make_plan(spec, self.facts, inputs)
             self._last = spec, inputs, plan
         return plan
 
-    async def _get_launcher(self, ids: str) -> Launcher:
-        """The zygote for this kind of ids, started when it is first wanted, or anew if it died."""
-        launcher = self._launchers.get(ids)
+    async def _get_launcher(self, ids: str, parent: str | None) -> Launcher:
+        """The zygote for this kind of ids and this parent of cgroups, started when it is first
+        wanted, or anew if it died.
+        """
+        key = (ids, parent)
+        launcher = self._launchers.get(key)
         if launcher is not None and not launcher.gone.is_set():
             return launcher
         async with self._starting:
-            launcher = self._launchers.get(ids)
+            launcher = self._launchers.get(key)
             if launcher is None or launcher.gone.is_set():
                 keep: tuple[int, ...] = ()
                 if ids == "subuid":
                     keep = (self._open_slots().fd,)
-                launcher = await self._background.start(self._hold_launcher, ids, keep)
-                self._launchers[ids] = launcher
+                launcher = await self._background.start(self._hold_launcher, ids, keep, parent)
+                self._launchers[key] = launcher
             return launcher
 
     async def _hold_launcher(
-        self, ids: str, keep_fds: tuple[int, ...], *, task_status: trio.TaskStatus[Launcher]
+        self,
+        ids: str,
+        keep_fds: tuple[int, ...],
+        parent: str | None,
+        *,
+        task_status: trio.TaskStatus[Launcher],
     ) -> None:
         """A task of the supervisor's own: whoever wanted it first may end before the others."""
-        async with open_launcher(self.facts, ids, keep_fds) as launcher:
+        async with open_launcher(self.facts, ids, keep_fds, parent) as launcher:
             task_status.started(launcher)
             await launcher.gone.wait()
 
@@ -213,6 +234,13 @@ class Supervisor:
 def blame_vanished(error: HostError) -> JailError:
     """A volume or a root filesystem that went away meanwhile was the caller's to keep."""
     return SpecError(str(error)) if error.errno in VANISHED else error
+
+
+def refuse_other_grant(plan: Plan, launcher: Launcher) -> None:
+    """A zygote that took a dead one's place must hold the same limits: the plan names them."""
+    grants = [None if each is None else each.controllers for each in (plan.grant, launcher.grant)]
+    if grants[0] != grants[1]:
+        raise JailBroken("the zygote died, and the next one got another cgroup; try again")
 
 
 def choose_spec(spec: JailSpec | None, options: Mapping[str, Any]) -> JailSpec:
@@ -264,11 +292,12 @@ def run(
 
 def plan_jail(spec: JailSpec, facts: HostFacts) -> Plan:
     """Look at what the spec names, then decide. Starts nothing."""
-    return make_plan(spec, facts, read_inputs(spec, facts))
+    grant = predict_grant(facts, spec.cgroup_parent)
+    return make_plan(spec, facts, replace(read_inputs(spec, facts), grant=grant))
 
 
 def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
-    """Everything of the host that the plan depends on, looked at once."""
+    """Everything of the host that the plan depends on, but for the cgroup, looked at once."""
     on_host = spec.rootfs == "host"
     rootfs = None if on_host else read_rootfs(spec.rootfs)
     passwd, group = HOST_PASSWD, HOST_GROUP
@@ -284,6 +313,7 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
         passwd=passwd,
         group=group,
         filter=read_filter(spec.seccomp, facts),
+        throttles=tuple(map(read_throttle, spec.limits.throttles)),
     )
 
 

@@ -7,11 +7,13 @@ has to wait for that who knows that nothing else of the jail is left.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
 
 from jail.background import Background
+from jail.cgroup.leaf import Leaf
 from jail.kernel.process import kill_pidfd
 from jail.slot import SlotPool
 
@@ -22,10 +24,14 @@ END_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Init:
-    """PID 1 of a jail, from outside; ``slot`` is its slice of ids in ``slots``, if it has one."""
+    """PID 1 of a jail, from outside, and its leaf where it has one.
+
+    ``slot`` is its slice of ids in ``slots``, if it has one.
+    """
 
     pid: int
     pidfd: int
+    leaf: Leaf | None = None
     slot: int = -1
     slots: SlotPool | None = None
 
@@ -60,7 +66,13 @@ class Teardown:
             with trio.move_on_after(END_TIMEOUT_S):
                 await trio.lowlevel.wait_readable(init.pidfd)
                 gone = True
+                if init.leaf is not None:
+                    # What can't be removed now the next start sweeps.
+                    with suppress(OSError):
+                        await init.leaf.remove()
         finally:
+            if init.leaf is not None:
+                init.leaf.close()
             self._dying -= 1
             self._waiting.unpark_all()
             os.close(init.pidfd)

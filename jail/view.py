@@ -7,8 +7,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 from jail import watch
+from jail.cgroup.account import Account
+from jail.cgroup.leaf import Leaf
 from jail.session import Session
+
+
+class Clock:
+    """A jail's time: the host's monotonic clock, less the time that the jail stood still."""
+
+    def __init__(self) -> None:
+        self._paused_s = 0.0
+        self._since: float | None = None
+
+    @property
+    def is_paused(self) -> bool:
+        return self._since is not None
+
+    def note(self, is_paused: bool) -> None:
+        """What has been seen of it, or done to it, just now."""
+        now = trio.current_time()
+        if is_paused and self._since is None:
+            self._since = now
+        elif not is_paused and self._since is not None:
+            self._paused_s += now - self._since
+            self._since = None
+
+    def now(self) -> float:
+        """Seconds."""
+        until = trio.current_time() if self._since is None else self._since
+        return until - self._paused_s
 
 
 @dataclass
@@ -20,6 +50,11 @@ class JailView:
     enforced_by: Mapping[str, str]
     kill: Callable[[], None]
     """kills the whole jail, synchronously"""
+    leaf: Leaf | None = None
+    """its cgroup, where it has one"""
+    built: Account = field(default_factory=Account)
+    """what making it took of that; the memory stays the agent's"""
+    clock: Clock = field(default_factory=Clock)
     running: dict[int, Any] = field(default_factory=dict)
     """the runs now under way, by number: :class:`jail.process.Process`"""
     is_built: bool = False
@@ -32,6 +67,12 @@ class JailView:
     def is_shared(self) -> bool:
         """More than one run is under way."""
         return len(self.running) > 1
+
+    def look_paused(self) -> bool:
+        """Whether it stands still, whoever has made it."""
+        if self.leaf is not None:
+            self.clock.note(self.leaf.is_frozen())
+        return self.clock.is_paused
 
     @functools.cached_property
     def agent_peak_bytes(self) -> int:

@@ -29,6 +29,10 @@ class Stat:
     threads: int
 
 
+UNBORN: Final = Stat(pid=1, parent=0, own=0, waited=0, threads=0)
+"""init before it had waited for anybody"""
+
+
 def parse_stat(text: bytes) -> Stat:
     """The name in it may hold anything, so the fields are counted from the last parenthesis."""
     head, _, tail = text.rpartition(b")")

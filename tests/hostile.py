@@ -20,6 +20,7 @@ import trio
 import jail
 from jail import Jail, Limits
 from jail.agent import wire
+from jail.answer import Inside
 from jail.background import Background, open_background
 from jail.host import read_facts
 from jail.session import Session
@@ -169,15 +170,12 @@ async def open_jail_on(
 ) -> AsyncGenerator[Jail, None]:
     plan = plan_jail(jail.make_spec(limits=limits), read_facts())
     pidfd = os.pidfd_open(init.pid)
-    fds = (
-        os.open(proc, os.O_RDONLY),
-        os.open("/tmp", os.O_RDONLY),
-        os.open("/dev/null", os.O_RDONLY),
-    )
+    proc_fd, scratch_fd = os.open(proc, os.O_RDONLY), os.open("/tmp", os.O_RDONLY)
+    shm_fd = os.open("/dev/null", os.O_RDONLY)
     try:
         # Its programs are our children, so we are the init that it has on paper.
         with closing(Jail(plan, session, Init(os.getpid(), pidfd), background)) as made:
-            made.attach(fds)
+            made.attach(Inside(proc_fd, scratch_fd, shm_fd, 0, 0, 0))
             yield made
     finally:
         os.close(pidfd)

@@ -7,6 +7,7 @@ jail is NOT-EXERCISED: nothing was shown, and no installation mends it.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
@@ -54,4 +55,15 @@ def _has_subids() -> bool:
     return facts.can_map_subids and count_slices(facts.subuids, facts.subgids) > 0
 
 
-PARTS: Final[Mapping[str, Callable[[], bool]]] = {"subuid": _has_subids}
+def _has_delegation() -> bool:
+    cgroup = read_facts().cgroup
+    if cgroup is None:
+        return False
+    return cgroup.delegated or {"memory", "pids"} <= set(cgroup.user_controllers)
+
+
+PARTS: Final[Mapping[str, Callable[[], bool]]] = {
+    "block": lambda: os.path.ismount("/mnt/block"),
+    "cgroup": _has_delegation,
+    "subuid": _has_subids,
+}

@@ -23,6 +23,7 @@ MAX_LINES: Final = 350
 LONGER: Final = {
     "agent/wire.py": "every message there is, and the frames they come in",
     "jail/cli.py": "every option once, with its words; all else is in modules of its own",
+    "jail/jail.py": "what can be done with a living jail, each in a few lines",
     "jail/plan.py": "the one place where everything is decided, read from the top",
     "jail/zygote/fsops.py": "every mount: the steps of one builder, which share its descriptors",
     "jail/process.py": "one run's life: its parts share most of its state",
@@ -47,14 +48,20 @@ WITHOUT_TRIO: Final = (
 )
 PURE: Final = (
     "jail.doctor.cause",
+    "jail.cgroup.account",
+    "jail.cgroup.grant",
+    "jail.cgroup.setting",
     "jail.errors",
     "jail.idmap",
     "jail.launchplan",
+    "jail.limit",
+    "jail.mechanism",
     "jail.plan",
     "jail.result",
     "jail.rule",
     "jail.spec",
     "jail.units",
+    "jail.usage",
     "jail.user",
     "jail.verdict",
 )

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from jail.cgroup import arrange
 from jail.cgroup.file import read_pids
@@ -50,7 +49,7 @@ async def test_our_own_cgroup_is_arranged_and_given_back(cgroups: CgroupTree) ->
     own = cgroups.add("app.scope", procs=(ZYGOTE,), memory__max="4096")
     facts = cgroups.facts(own)
     subtree = await open_one(facts)
-    assert (subtree.grant.origin, subtree.grant.path) == ("own", own)
+    assert (subtree.grant.origin, subtree.grant.path) == ("own", str(own))
     assert subtree.grant.controllers == WANTED == cgroups.enabled(own)
     assert subtree.grant.room.memory_bytes == 4096
     assert os.fstat(subtree.fd).st_ino == own.stat().st_ino
@@ -69,7 +68,7 @@ async def test_our_own_cgroup_is_arranged_and_given_back(cgroups: CgroupTree) ->
 async def test_a_given_parent_gets_the_zygote_and_the_supervisor_stays(cgroups: CgroupTree) -> None:
     here, parent = cgroups.add("a", procs=(ZYGOTE,)), cgroups.add("given")
     subtree = await open_one(cgroups.facts(here), "/given")
-    assert (subtree.grant.origin, subtree.grant.path) == ("given", parent)
+    assert (subtree.grant.origin, subtree.grant.path) == ("given", str(parent))
     assert read_pids(here) == (os.getpid(),)
     host = parent / make_host_name(read_owner())
     assert read_pids(host) == (ZYGOTE,)

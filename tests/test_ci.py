@@ -1,4 +1,4 @@
-"""ci/shell hands its command through untouched, and nothing is ever tested as root."""
+"""ci/shell hands its command through untouched, nothing is tested as root, nothing is left out."""
 
 import os
 import shutil
@@ -14,7 +14,10 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHELL = CHECKOUT / "ci/shell"
-SCRIPTS = [CHECKOUT / name for name in ("ci/demo", "ci/format", "ci/shell", "ci/test", ".ci/run")]
+VM = CHECKOUT / "ci/vm"
+NAMES = ("ci/demo", "ci/format", "ci/shell", "ci/test", "ci/vm", "ci/vm-boot", ".ci/run")
+GUEST_SCRIPT = "ci/guest/usr/local/lib/run-command"
+SCRIPTS = [CHECKOUT / name for name in (*NAMES, GUEST_SCRIPT)]
 # The environment that runs this test is there, so that ci/shell has nothing to make.
 ENVIRONMENT = {**os.environ, "JAIL_CI_VENV": os.environ.get("JAIL_CI_VENV", sys.prefix)}
 
@@ -219,6 +222,73 @@ def test_two_edits_within_a_second_are_both_copied(tmp_path: Path) -> None:
         assert (copy / "file").read_text() == text
 
 
+def test_the_virtual_machine_is_roots_to_make() -> None:
+    done = subprocess.run([VM, "true"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("ci: ci/vm must be called by root")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--timeout", "5"], ["--timeout", "soon", "true"]])
+def test_the_virtual_machine_says_how_it_is_used(arguments: list[str]) -> None:
+    done = subprocess.run([VM, *arguments], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("ci: usage: ci/vm [--timeout SECONDS] COMMAND")
+
+
+def sort_tests(folder: Path, *arguments: str, here: int = 0, there: int = 0) -> tuple[int, str]:
+    """ci/test called by root (of a namespace), who has a ci/shell and a ci/vm that only tell."""
+    (folder / "ci").mkdir(exist_ok=True)
+    (folder / "tests/cgroup").mkdir(parents=True, exist_ok=True)
+    (folder / "tests/test_x.py").touch()
+    shutil.copy(CHECKOUT / "ci/test", folder / "ci")
+    for name, said, status in (("shell", '"$*"', here), ("vm", '"CI=$CI vm $3 ${*:4}"', there)):
+        script = f'[ "$1" = bash ] && exit\necho {said}\nexit {status}\n'
+        (folder / "ci" / name).write_text(f"#!/bin/bash\n{script}")
+        (folder / "ci" / name).chmod(0o755)
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", folder / "ci/test", *arguments],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+THERE = "CI=1 vm pytest {}tests/cgroup{}\n"
+HERE = "pytest --ignore tests/cgroup {}\n"
+
+
+def test_each_test_runs_where_it_belongs(tmp_path: Path) -> None:
+    for arguments, told in {
+        (): THERE.format("", "") + HERE.format("tests"),
+        ("-x", "-k", "word"): THERE.format("-x -k word ", "") + HERE.format("-x -k word tests"),
+        ("tests",): THERE.format("", "") + HERE.format("tests"),
+        ("tests/test_x.py::test_y",): HERE.format("tests/test_x.py::test_y"),
+        ("tests/cgroup/test_z.py",): THERE.format("", "/test_z.py"),
+        ("tests/cgroup", "-x", "tests/test_x.py"): THERE.format("-x ", "")
+        + HERE.format("-x tests/test_x.py"),
+    }.items():
+        assert sort_tests(tmp_path, *arguments) == (0, told), arguments
+
+
+def test_no_failure_is_lost_between_the_two(tmp_path: Path) -> None:
+    assert sort_tests(tmp_path, there=1) == (1, THERE.format("", ""))
+    assert sort_tests(tmp_path, there=124) == (124, THERE.format("", ""))
+    assert sort_tests(tmp_path, here=1)[0] == 1
+    assert sort_tests(tmp_path, "-x", here=1, there=5)[0] == 1
+
+
+def test_nothing_tested_is_a_failure_unless_an_option_chose_the_other_side(tmp_path: Path) -> None:
+    assert sort_tests(tmp_path, there=5)[0] == 5
+    assert sort_tests(tmp_path, here=5)[0] == 5
+    assert sort_tests(tmp_path, "tests/cgroup", "-x", there=5)[0] == 5
+    assert sort_tests(tmp_path, "-k", "word", there=5)[0] == 0
+    assert sort_tests(tmp_path, "-k", "word", here=5)[0] == 0
+    assert sort_tests(tmp_path, "-k", "word", here=5, there=5)[0] == 5
+
+
 def test_the_scripts_can_be_called() -> None:
     assert [script for script in SCRIPTS if not os.access(script, os.X_OK)] == []
 
@@ -226,7 +296,7 @@ def test_the_scripts_can_be_called() -> None:
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_shellcheck_has_nothing_to_say() -> None:
     done = subprocess.run(
-        ["shellcheck", "--external-sources", *SCRIPTS, "ci/setup.sh"],
+        ["shellcheck", "--external-sources", *SCRIPTS, "ci/setup.sh", "ci/vm.sh"],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,

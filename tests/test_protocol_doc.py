@@ -124,7 +124,11 @@ def test_the_agent_serves_every_request_but_the_first() -> None:
 
 
 def test_the_zygote_serves_every_request_and_says_every_fact() -> None:
-    handlers: dict[str, Any] = {"Clone": zygote.Zygote._clone, "Unshare": zygote.Zygote._unshare}
+    handlers: dict[str, Any] = {
+        "Clone": zygote.Zygote._clone,
+        "Unshare": zygote.Zygote._unshare,
+        "UseCgroup": zygote.Zygote._use_cgroup,
+    }
     assert set(handlers) == set(link.REQUESTS)
     for name, handler in handlers.items():
         parameters = list(inspect.signature(handler).parameters)

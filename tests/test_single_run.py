@@ -19,7 +19,7 @@ from jail import Supervisor, Verdict
 from jail.agent import wire
 from jail.background import open_background
 from jail.errors import HostError, ProtocolError
-from jail.launcher import Launcher
+from jail.launcher import Born, Launcher
 from jail.session import Session
 from tests.sight import find_marked, wait_until
 
@@ -156,7 +156,7 @@ async def test_a_jail_that_fails_at_once_says_why(
     (tmp_path / "proc").symlink_to("/usr")
     clone = Launcher.clone
 
-    async def clone_and_dawdle(*args: Any) -> tuple[int, int]:
+    async def clone_and_dawdle(*args: Any) -> Born:
         made = await clone(*args)
         time.sleep(0.1)  # nobody else of us may run meanwhile
         return made

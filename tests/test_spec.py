@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from jail import JailSpec, Limits, SpecError, Tmpfs, Volume, make_spec
 from jail.check import MAX_ENV_BYTES, check_argv, check_env
+from jail.limit import parse_ulimit
 from jail.program import make_program
-from jail.spec import parse_env, parse_tmpfs, parse_ulimit, parse_volume
+from jail.spec import parse_env, parse_tmpfs, parse_volume
 from jail.units import format_size, parse_count, parse_size, parse_time
 
 KiB, MiB, GiB = 1024, 1024**2, 1024**3

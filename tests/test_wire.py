@@ -393,7 +393,7 @@ def test_descriptors_that_a_message_doesn_t_bring_are_refused_and_closed(count: 
     buffer = wire.FrameBuffer(ALL)
 
     def receive() -> None:
-        buffer.feed(wire.pack_frame(wire.Ready(1)), make_rights(count), 0)
+        buffer.feed(wire.pack_frame(wire.Ready(1, 0, 0, 0)), make_rights(count), 0)
         buffer.take()
 
     with pytest.raises(wire.WireError):

@@ -1,1 +1,1 @@
-"""A delegated cgroup v2 subtree: found, arranged, and left as it was (cgroups(7))."""
+"""cgroup v2: the delegated subtree, a leaf of it for each jail, what the leaf's files say."""

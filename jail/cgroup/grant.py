@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Final
 
 WANTED: Final = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 """the controllers that a jail has a limit or an account for"""
@@ -36,6 +33,6 @@ class Grant:
     """
 
     origin: str
-    path: Path
+    path: str
     controllers: frozenset[str]
     room: Room = field(default_factory=Room)

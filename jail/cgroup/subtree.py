@@ -141,4 +141,4 @@ async def _open_at(facts: HostFacts, origin: str, path: Path, zygote_pid: int) -
 
 def _make_grant(facts: HostFacts, origin: str, path: Path, controllers: frozenset[str]) -> Grant:
     mount = facts.cgroup.mount if facts.cgroup else path
-    return Grant(origin, path, frozenset(controllers), read_room(mount, path))
+    return Grant(origin, str(path), frozenset(controllers), read_room(mount, path))

@@ -21,13 +21,15 @@ from jail.agent import server, wire
 from jail.kernel import mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import LaunchPlan
-from jail.zygote import link
+from jail.zygote import leaf, link
 from jail.zygote.fsops import Builder
 from jail.zygote.way import RefusedError
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
 HANDOVER_FD: Final = 3
+BOOKS_FD: Final = 4
+"""and the next: what the jail has used, read once"""
 
 
 class StepError(Exception):
@@ -38,10 +40,11 @@ class StepError(Exception):
         self.step, self.errno, self.detail = step, code, detail
 
 
-def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
+def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
     """Wait for the session, build the jail, drop everything, serve. Ends with the session.
 
     What needs no plan is done before the session comes: a spare init waits here, warm.
+    ``leaf_fd`` is the cgroup that it was born into, -1 for none.
     ``rehearsal`` is a Setup frame's body whose reading makes our own copies of the pages that
     the real one will touch; b"" goes without.
     """
@@ -49,7 +52,7 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
     try:
         process.set_name("jail:init")
         keep_only(handover_fd)
-        failure = prepare(flags)
+        failure = prepare(flags, leaf_fd)
         if rehearsal:
             rehearse(rehearsal)
         sock = receive_session()
@@ -57,11 +60,12 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
             if failure is not None:
                 raise failure
             fds = climb(receive_plan(sock))
+            used = read_used(leaf_fd)
         except StepError as error:
             report = wire.SetupFailed(error.step, error.errno, error.detail)
             sock.sendall(wire.pack_frame(report))
             os._exit(1)
-        wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION)), fds)
+        wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION, *used)), fds)
         close_all_but(sock.fileno())
         process.set_name("jail:agent")
         server.serve(sock)
@@ -72,11 +76,16 @@ def run_init(handover_fd: int, flags: int, rehearsal: bytes) -> NoReturn:
         os._exit(1)
 
 
-def prepare(flags: int) -> StepError | None:
+def prepare(flags: int, leaf_fd: int) -> StepError | None:
     """The rungs that are the same for every plan; a failure is kept until there is a session."""
+    first = HANDOVER_FD + 1
     try:
+        if leaf_fd >= 0:
+            with rung("cgroup"):
+                first = leaf.open_books(leaf_fd, BOOKS_FD)
+                process.unshare(process.CLONE_NEWCGROUP)
         with rung("close_range"):
-            process.close_range(HANDOVER_FD + 1, process.ALL_FDS)
+            process.close_range(first, process.ALL_FDS)
         if flags & process.CLONE_NEWNET:
             with rung("lo up"):
                 raise_loopback()
@@ -117,6 +126,9 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int]:
     with rung("rlimit"):
         for number, soft, hard in plan.rlimits:
             set_limit(number, soft, hard)
+    if plan.cpus:
+        with rung("sched_setaffinity"):
+            os.sched_setaffinity(0, plan.cpus)
     with rung("capset"):
         become(plan.program, False)
         process.clear_capabilities()
@@ -137,6 +149,11 @@ def open_segments(proc_fd: int) -> int:
         return os.open("sysvipc/shm", flags, dir_fd=proc_fd)
     except FileNotFoundError:  # a kernel without System V IPC has no segments either
         return os.open("/dev/null", flags)
+
+
+def read_used(leaf_fd: int) -> tuple[int, int, int]:
+    """What making the jail took of its cgroup: it is not the program's."""
+    return leaf.read_books(BOOKS_FD) if leaf_fd >= 0 else (0, 0, 0)
 
 
 class rung:  # noqa: N801 - reads as a word of the ladder

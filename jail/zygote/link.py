@@ -21,11 +21,18 @@ class Unshare(NamedTuple):
     """Enter a user namespace of your own, once, before any jail: it is mapped from outside."""
 
 
+class UseCgroup(NamedTuple):
+    """Each jail gets a leaf of its own, ``prefix`` and a number; fd: the leaves' parent."""
+
+    prefix: str
+
+
 class Clone(NamedTuple):
     """Make the init of jail number ``jail``; fd: its end of the jail's session.
 
     ``flags`` are those of clone(2), the maps what is written to ``/proc/PID/uid_map`` and
     ``gid_map``. ``fresh`` wants one whose copy of the host's mounts is of this moment, no spare.
+    ``settings`` are (file, value, whether it may be missing) of its leaf, where it has one.
     """
 
     jail: int
@@ -34,6 +41,7 @@ class Clone(NamedTuple):
     uid_map: bytes
     gid_map: bytes
     deny_setgroups: bool
+    settings: list[list[Any]]
 
 
 class Unshared(NamedTuple):
@@ -53,6 +61,14 @@ class Cloned(NamedTuple):
     pid: int
 
 
+class ClonedInto(NamedTuple):
+    """As Cloned, in leaf number ``leaf``; fds: its pidfd and the leaf's directory."""
+
+    jail: int
+    pid: int
+    leaf: int
+
+
 class CloneFailed(NamedTuple):
     """There is no such jail; ``step`` is what the kernel refused."""
 
@@ -65,11 +81,11 @@ class Session(NamedTuple):
     """From the zygote to a waiting init: what you were made for; fd: your end of the session."""
 
 
-REQUESTS: Final[dict[str, Any]] = {each.__name__: each for each in (Unshare, Clone)}
+REQUESTS: Final[dict[str, Any]] = {each.__name__: each for each in (Unshare, UseCgroup, Clone)}
 FACTS: Final[dict[str, Any]] = {
-    each.__name__: each for each in (Unshared, UnshareFailed, Cloned, CloneFailed)
+    each.__name__: each for each in (Unshared, UnshareFailed, Cloned, ClonedInto, CloneFailed)
 }
-FDS: Final[dict[type, int]] = {Clone: 1, Cloned: 1, Session: 1}
+FDS: Final[dict[type, int]] = {UseCgroup: 1, Clone: 1, Cloned: 1, ClonedInto: 2, Session: 1}
 """descriptors that a message brings; one that isn't named here brings none"""
 
 

@@ -18,6 +18,7 @@ from jail.agent.kernel import signalfd
 from jail.kernel import process
 from jail.launchplan import SAMPLE_PLAN
 from jail.zygote import init, link
+from jail.zygote.leaf import Leaf, LeafError, Leaves, write_setting
 
 SPARE_DELAY_MS: Final = 2
 REHEARSAL: Final = wire.pack_frame(wire.Setup(wire.PROTOCOL_VERSION, SAMPLE_PLAN.to_wire()))[
@@ -53,6 +54,7 @@ class Child(NamedTuple):
     pidfd: int
     handover: socket.socket | None
     flags: int
+    leaf: Leaf | None
 
 
 class Zygote:
@@ -67,7 +69,14 @@ class Zygote:
         self._jails: dict[int, Child] = {}
         self._spare: Child | None = None
         self._wanted_flags = 0
-        self._handlers: dict[str, Any] = {"Clone": self._clone, "Unshare": self._unshare}
+        self._unclaimed: set[int] = set()
+        """pids of inits that the supervisor was never told of"""
+        self._leaves: Leaves | None = None
+        self._handlers: dict[str, Any] = {
+            "Clone": self._clone,
+            "Unshare": self._unshare,
+            "UseCgroup": self._use_cgroup,
+        }
 
     def run(self) -> None:
         poll = select.poll()
@@ -104,6 +113,9 @@ class Zygote:
         else:
             link.send(self._sock, link.Unshared())
 
+    def _use_cgroup(self, prefix: str, fds: list[int]) -> None:
+        self._leaves = Leaves(os.dup(fds[0]), prefix)
+
     def _clone(
         self,
         jail: int,
@@ -112,6 +124,7 @@ class Zygote:
         uid_map: bytes,
         gid_map: bytes,
         deny: bool,
+        settings: list[tuple[str, str, bool]],
         fds: list[int],
     ) -> None:
         step = "clone"
@@ -125,22 +138,36 @@ class Zygote:
             ):
                 if text:
                     write_proc(child.pid, step, text)
+            if child.leaf is not None:
+                for name, value, optional in settings:
+                    step = f"cgroup {name}"
+                    write_setting(child.leaf.fd, name, value, optional)
             hand_over(child, fds[0])
         except OSError as error:
             if jail in self._jails:
+                self._unclaimed.add(self._jails[jail].pid)
                 # Without a session it reads the end of its handover socket and exits.
                 close_handover(self._jails[jail])
+            step = error.step if isinstance(error, LeafError) else step
             link.send(self._sock, link.CloneFailed(jail, step, error.errno or 0))
         else:
             self._tell_cloned(jail, child)
 
     def _tell_cloned(self, jail: int, child: Child) -> None:
         try:
-            link.send(self._sock, link.Cloned(jail, child.pid), [child.pidfd])
+            self._send_cloned(jail, child)
         except OSError as error:
             # Too many descriptors of this user are on their way: unix(7), ETOOMANYREFS.
+            self._unclaimed.add(child.pid)
             process.kill_pidfd(child.pidfd)
             link.send(self._sock, link.CloneFailed(jail, "descriptors", error.errno or 0))
+
+    def _send_cloned(self, jail: int, child: Child) -> None:
+        if child.leaf is None:
+            link.send(self._sock, link.Cloned(jail, child.pid), [child.pidfd])
+        else:
+            message = link.ClonedInto(jail, child.pid, child.leaf.number)
+            link.send(self._sock, message, [child.pidfd, child.leaf.fd])
 
     def _take_child(self, flags: int, fresh: bool) -> Child:
         spare = self._spare
@@ -157,17 +184,20 @@ class Zygote:
             self._wanted_flags = 0  # until somebody asks again, and is told the reason
 
     def _fork(self, flags: int, rehearsal: bytes) -> Child:
+        leaf = self._leaves.make() if self._leaves is not None else None
+        leaf_fd = leaf.fd if leaf is not None else -1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            pid, pidfd = process.fork_into(flags)
+            pid, pidfd = process.fork_into(born_with(flags, leaf_fd), leaf_fd)
             if pid == 0:
-                init.run_init(theirs.fileno(), flags, rehearsal)
+                init.run_init(theirs.fileno(), leaf_fd, flags, rehearsal)
         except OSError:
             ours.close()
+            self._let_go(leaf, given=False)
             raise
         finally:
             theirs.close()
-        return Child(pid, pidfd, ours, flags)
+        return Child(pid, pidfd, ours, flags, leaf)
 
     def _reap(self) -> None:
         os.read(self._dead_fd, 4096)
@@ -184,11 +214,19 @@ class Zygote:
         for jail, child in self._jails.items():
             if child.pid == pid:
                 release(self._jails.pop(jail))
+                self._let_go(child.leaf, given=pid not in self._unclaimed)
+                self._unclaimed.discard(pid)
                 return
         if self._spare is not None and self._spare.pid == pid:
             release(self._spare)
+            self._let_go(self._spare.leaf, given=False)
             self._spare = None
             self._wanted_flags = 0  # as above: the next one might die of the same
+
+    def _let_go(self, leaf: Leaf | None, *, given: bool) -> None:
+        """The supervisor reads the books of one that it was given, and removes it."""
+        if leaf is not None and self._leaves is not None:
+            self._leaves.let_go(leaf, remove=not given)
 
     def close(self) -> None:
         """Nothing outlives us: PID 1's death takes its whole pid namespace along."""
@@ -201,7 +239,16 @@ class Zygote:
             try:
                 os.wait()
             except ChildProcessError:
-                return
+                break
+        if self._leaves is not None:
+            self._leaves.close()
+
+
+def born_with(flags: int, leaf_fd: int) -> int:
+    """A cgroup namespace made by clone(2) has the cloner's cgroup as its root, not the child's
+    (copy_cgroup_ns(), kernel/cgroup/namespace.c): who is born into a leaf makes it himself.
+    """
+    return flags if leaf_fd < 0 else flags & ~process.CLONE_NEWCGROUP
 
 
 def hand_over(child: Child, session_fd: int) -> None:

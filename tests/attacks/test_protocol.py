@@ -344,7 +344,7 @@ REQUEST_KINDS: Final = {
     wire.OpenFile: wire.Opened,
 }
 FIELDS: Final[dict[Any, tuple[Any, ...]]] = {
-    wire.Ready: (wire.PROTOCOL_VERSION,),
+    wire.Ready: (wire.PROTOCOL_VERSION, 0, 0, 0),
     wire.SetupFailed: ("step", 1, ""),
 }
 TAILS: Final[dict[Any, tuple[Any, ...]]] = {
@@ -868,7 +868,7 @@ async def test_what_a_program_says_in_the_agent_s_words_is_its_output(open_jail:
     """AG-10: frames on every descriptor it has, and on every one it might have."""
     frames = b"".join(
         wire.pack_frame(each)
-        for each in (wire.Exited(1, 0, 0, 0, 0), wire.Exited(2, 0, 0, 0, 0), wire.Ready(1))
+        for each in (wire.Exited(1, 0, 0, 0, 0), wire.Exited(2, 0, 0, 0, 0), wire.Ready(1, 0, 0, 0))
     )
     source = (
         "import os,sys\n"
@@ -983,7 +983,7 @@ async def test_an_agent_of_another_version_is_refused(version: int) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.read)
         fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(wire.FDS[wire.Ready])]
-        await agent.say(wire.Ready(version), *fds)
+        await agent.say(wire.Ready(version, 0, 0, 0), *fds)
         for fd in fds:
             os.close(fd)
         with trio.fail_after(PATIENCE_S), pytest.raises(ProtocolError, match="version"):

@@ -23,8 +23,9 @@ import trio
 import jail
 from jail import Jail, JailBroken, JailError, Supervisor, Verdict
 from jail.agent.kernel import number
+from jail.cgroup.setting import Setting
 from jail.idmap import IdMap
-from jail.launcher import Launcher
+from jail.launcher import Born, Launcher
 from tests.faults.strace import Fault, Trace, open_strace
 
 Found = TypeVar("Found")
@@ -92,9 +93,15 @@ def every_init_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Launcher.clone
 
     async def clone(
-        self: Launcher, jail: int, flags: int, ids: IdMap, session: socket.socket, _: bool
-    ) -> tuple[int, int]:
-        return await real(self, jail, flags, ids, session, True)
+        self: Launcher,
+        jail: int,
+        flags: int,
+        ids: IdMap,
+        session: socket.socket,
+        settings: tuple[Setting, ...],
+        _: bool,
+    ) -> Born:
+        return await real(self, jail, flags, ids, session, settings, True)
 
     monkeypatch.setattr(Launcher, "clone", clone)
 
@@ -173,12 +180,12 @@ class Nursery:
 
         One that was made to fail may be about to die: only a jail shows that it isn't.
         """
-        launcher = self.supervisor._launchers.get(kind.ids)
+        launcher = self.supervisor._launchers.get((kind.ids, None))
         known = launcher is not None and not launcher.gone.is_set() and launcher.pid == self._warm
         while not known or self.place == "zygote":
             with suppress(JailBroken):
                 async with self.supervisor.open_jail(**kind.options):
-                    self._warm = self.supervisor._launchers[kind.ids].pid
+                    self._warm = self.supervisor._launchers[kind.ids, None].pid
                     break
         return self._warm
 
