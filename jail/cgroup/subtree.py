@@ -106,7 +106,7 @@ async def _open_given(facts: HostFacts, parent: str, zygote_pid: int) -> Subtree
         said = error.strerror or str(error)
         raise HostError(
             f"cgroup parent {found.path}: {said}",
-            step=STEP,
+            step="cgroup parent",
             errno=error.errno,
             remedy=TOO_FAR if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT) else None,
         ) from error

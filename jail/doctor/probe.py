@@ -19,7 +19,10 @@ from jail.doctor.cause.resource import NEEDED_PYTHON
 from jail.host import HostFacts
 
 PROBE_TIMEOUT_S = 5.0
-# Isolated from the user's environment and directory; told where jail itself lies.
+# Isolated from the user's environment and directory; told where jail itself lies, and of the
+# environment where the user's systemd can be asked.
+_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_KEPT_ENV = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from jail.doctor.child import main; main()"
 
 
@@ -144,13 +147,17 @@ def make_setting(facts: HostFacts, timeout_s: float = PROBE_TIMEOUT_S) -> dict[s
     maps = {
         name: list(map_words(facts, name)) if ranges else [] for name, ranges in granted.items()
     }
+    found = facts.cgroup
     return {
         "uid": facts.uid,
         "gid": facts.gid,
         "maps": maps,
         "helpers": dict(facts.helpers),
-        "cgroup": str(facts.cgroup.path) if facts.cgroup else None,
-        "controllers": list(facts.cgroup.controllers) if facts.cgroup else [],
+        "cgroup": str(found.path) if found else None,
+        "cgroup_mount": str(found.mount) if found else "",
+        "user_service": str(found.user_service) if found and found.user_service else None,
+        "user_controllers": list(found.user_controllers) if found else [],
+        "systemd": facts.systemd,
         "helper_timeout_s": timeout_s * 0.6,  # so that a helper's end is told before ours
     }
 
@@ -163,7 +170,7 @@ def _ask(order: bytes, timeout_s: float) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        env={**_ENV, **{name: os.environ[name] for name in _KEPT_ENV if name in os.environ}},
         start_new_session=True,
     )
     try:

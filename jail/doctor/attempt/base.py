@@ -30,7 +30,10 @@ class Setting:
     maps: dict[str, list[str]] = field(default_factory=dict)
     helpers: dict[str, str] = field(default_factory=dict)
     cgroup: str | None = None
-    controllers: list[str] = field(default_factory=list)
+    cgroup_mount: str = "/sys/fs/cgroup"
+    user_service: str | None = None
+    user_controllers: list[str] = field(default_factory=list)
+    systemd: bool = False
     helper_timeout_s: float = 3.0
 
 

@@ -1,4 +1,4 @@
-"""Helper programs, the library, and the cgroup that somebody must have delegated."""
+"""Helper programs, and the library."""
 
 from __future__ import annotations
 
@@ -47,20 +47,6 @@ def try_libseccomp(setting: Setting) -> str:
         return ".".join(map(str, probe.libseccomp_version()))
     except OSError:
         raise AbsentError("not installed") from None
-
-
-def try_cgroup(setting: Setting) -> str:
-    """A cgroup below our own, made and removed; the v2 tree only."""
-    if setting.cgroup is None:
-        raise AbsentError("no cgroup v2 tree")
-    path = f"{setting.cgroup}/jail-doctor-{os.getpid()}"
-    with at("cgroup"):
-        os.mkdir(path)
-        os.rmdir(path)
-    if not {"memory", "pids"} <= set(setting.controllers):
-        has = " ".join(setting.controllers) or "none"
-        raise StuckError("cgroup", None, f"no memory and pids controllers (only: {has})")
-    return " ".join(setting.controllers)
 
 
 def _fork_into_namespace() -> tuple[int, int]:

@@ -29,6 +29,7 @@ _PACKAGES: dict[str, dict[str, str]] = {
     },
     "pasta": dict.fromkeys(_FAMILIES, "passt"),
     "bwrap": dict.fromkeys(_FAMILIES, "bubblewrap"),
+    "dbus": {"debian": "dbus-user-session", "fedora": "dbus-broker", "suse": "dbus-1"},
     "libseccomp": {"debian": "libseccomp2", "suse": "libseccomp2"},
 }
 
