@@ -50,6 +50,10 @@ UNDELEGATED = CgroupFacts(CGROUPS, SESSION, controllers=("memory", "pids"))
 SYSTEMD_USER = CgroupFacts(
     CGROUPS, SESSION, user_service=SERVICE, user_controllers=("memory", "pids")
 )
+FEW_CONTROLLERS = CgroupFacts(
+    CGROUPS, SESSION, user_service=SERVICE, user_controllers=("cpu", "memory")
+)
+OURS = CgroupFacts(CGROUPS, SESSION, controllers=("memory", "pids"), writable=True)
 V1_ONLY = CgroupFacts(CGROUPS / "unified", CGROUPS / "unified", controllers=("hugetlb",))
 
 TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
@@ -165,14 +169,30 @@ TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
     # cgroups.
     ({"cgroup": SYSTEMD_USER}, "cgroup", codes.EACCES,
      "systemd-run --user --scope -p Delegate=yes jail doctor"),
-    ({"cgroup": UNDELEGATED}, "cgroup", codes.EACCES,
+    ({"cgroup": SYSTEMD_USER}, "cgroup scope", None, "journalctl --user -n 20"),
+    ({"cgroup": SYSTEMD_USER}, "cgroup scope", codes.ETIMEDOUT,
+     "systemd-run --user --scope -p Delegate=yes jail doctor"),
+    ({"cgroup": SYSTEMD_USER}, "cgroup bus", None, "sudo apt install dbus-user-session"),
+    ({"cgroup": SYSTEMD_USER, "distro": ("fedora",)}, "cgroup bus", None,
+     "systemctl --user start dbus.socket"),
+    ({"cgroup": FEW_CONTROLLERS}, "cgroup controllers", None,
      "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | "
      "sudo tee /etc/systemd/system/user@.service.d/delegate.conf"),
+    ({"cgroup": FEW_CONTROLLERS}, "cgroup", None, "sudo systemctl daemon-reload"),
+    ({"cgroup": UNDELEGATED}, "cgroup", codes.EACCES, "sudo loginctl enable-linger alice"),
+    ({"cgroup": UNDELEGATED}, "cgroup", codes.EBUSY, "sudo loginctl enable-linger alice"),
+    ({"cgroup": UNDELEGATED, "user": None}, "cgroup", None, "sudo loginctl enable-linger 1000"),
+    ({"cgroup": UNDELEGATED, "uid": 0}, "cgroup", codes.EACCES,
+     "systemd-run --scope -p Delegate=yes jail doctor"),
+    ({"cgroup": UNDELEGATED, "uid": 0}, "cgroup bus", None, "systemctl start dbus.socket"),
     ({"cgroup": UNDELEGATED, "systemd": False}, "cgroup", codes.EACCES,
      "sudo chown alice /sys/fs/cgroup/jail /sys/fs/cgroup/jail/cgroup.procs "
      "/sys/fs/cgroup/jail/cgroup.subtree_control"),
-    ({"cgroup": UNDELEGATED}, "cgroup", codes.EBUSY,
-     "systemd-run --user --scope -p Delegate=yes jail doctor"),
+    ({"cgroup": UNDELEGATED, "systemd": False}, "cgroup", None,
+     "jail run --cgroup-parent /jail -- true"),
+    ({"cgroup": OURS, "systemd": False}, "cgroup", codes.EBUSY, f"mkdir {SESSION}/others"),
+    ({"cgroup": OURS, "systemd": True}, "cgroup", codes.EBUSY,
+     f"jail run --cgroup-parent {SESSION} -- true"),
     ({"cgroup": None}, "cgroup", None, "sudo reboot"),
     ({"cgroup": V1_ONLY, "systemd": False}, "cgroup", None, "cgroup_no_v1=all"),
 ]  # fmt: skip

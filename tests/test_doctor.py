@@ -247,17 +247,3 @@ def test_an_attempt_always_has_an_answer(
     monkeypatch.setitem(ATTEMPTS, "odd", attempt)
     assert run_attempt("odd", Setting(), timeout_s=0.2 if attempt is _hang else 5.0) == answer
     assert _count_children() == children
-
-
-def test_the_cgroup_probe_removes_what_it_made(tmp_path: Path) -> None:
-    setting = Setting(cgroup=str(tmp_path), controllers=["cpu", "memory", "pids"])
-    answer = run_attempt("cgroup v2", setting, timeout_s=5.0)
-    assert answer == {"ok": True, "detail": "cpu memory pids"}
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_cgroup_without_memory_and_pids_is_not_enough(tmp_path: Path) -> None:
-    setting = Setting(cgroup=str(tmp_path), controllers=["hugetlb"])
-    answer = run_attempt("cgroup v2", setting, timeout_s=5.0)
-    assert (answer["ok"], answer["step"]) == (False, "cgroup")
-    assert "only: hugetlb" in answer["detail"]

@@ -71,9 +71,10 @@ def _ask_for_scope(facts: HostFacts, own: str, timeout_s: float) -> tuple[Path, 
 
     buses = find_buses(facts)
     if isinstance(buses, str):
-        busy = codes.EBUSY if BUSY in own else codes.EACCES
-        step = "cgroup bus" if facts.systemd else "cgroup"
-        raise StuckError(step, None if facts.systemd else busy, f"{own}; scope: {buses}")
+        said = f"{own}; scope: {buses}"
+        if facts.systemd and (facts.uid == 0 or (facts.cgroup and facts.cgroup.user_service)):
+            raise StuckError("cgroup bus", None, said)
+        raise StuckError("cgroup", codes.EBUSY if BUSY in own else codes.EACCES, said)
     pid = _fork_idle()
 
     async def ask() -> Path:

@@ -39,6 +39,26 @@ def controllers_on_v1(failure: Failure) -> Cause | None:
     )
 
 
+def cgroup_busy(failure: Failure) -> Cause | None:
+    found = failure.facts.cgroup
+    if failure.step != "cgroup" or failure.errno != codes.EBUSY or found is None:
+        return None
+    if not found.writable or found.user_service is not None:
+        return None
+    return Cause(
+        "cgroup-busy",
+        "the cgroup that is yours holds other processes",
+        "Controllers can only be handed on by a cgroup without processes (cgroups(7), “no "
+        "internal processes”). Move them into one below it, and name it to jail:",
+        (
+            f"mkdir {found.path}/others",
+            f"for pid in $(cat {found.path}/cgroup.procs); do "
+            f"echo $pid > {found.path}/others/cgroup.procs; done",
+            f"jail run --cgroup-parent {found.path} -- true",
+        ),
+    )
+
+
 def no_user_manager(failure: Failure) -> Cause | None:
     """It is started by a login that PAM tells systemd of, or at the boot for who lingers."""
     facts = failure.facts
@@ -60,7 +80,7 @@ def controllers_missing(failure: Failure) -> Cause | None:
     if failure.step not in STEPS or not facts.systemd or found is None or facts.uid == 0:
         return None
     handed = set(found.user_controllers)
-    if found.user_service is None or NEEDED <= handed:
+    if found.user_service is None or handed >= NEEDED:
         return None
     return Cause(
         "controllers-not-delegated",
@@ -98,24 +118,6 @@ def scope_refused(failure: Failure) -> Cause | None:
         (
             f"{_run_in_scope(facts)} jail doctor",
             "journalctl -n 20" if facts.uid == 0 else "journalctl --user -n 20",
-        ),
-    )
-
-
-def cgroup_busy(failure: Failure) -> Cause | None:
-    facts, found = failure.facts, failure.facts.cgroup
-    if failure.step != "cgroup" or failure.errno != codes.EBUSY or found is None:
-        return None
-    return Cause(
-        "cgroup-busy",
-        "the cgroup that is yours holds other processes",
-        "Controllers can only be handed on by a cgroup without processes (cgroups(7), “no "
-        "internal processes”). Move them into one below it, and name it to jail:",
-        (
-            f"mkdir {found.path}/others",
-            f"for pid in $(cat {found.path}/cgroup.procs); do "
-            f"echo $pid > {found.path}/others/cgroup.procs; done",
-            f"jail run --cgroup-parent {found.path} -- true",
         ),
     )
 
@@ -175,10 +177,10 @@ def own_cgroup_lines(facts: HostFacts) -> tuple[str, ...]:
 
 RULES: tuple[Rule, ...] = (
     controllers_on_v1,
+    cgroup_busy,
     no_user_manager,
     controllers_missing,
     no_bus,
     scope_refused,
-    cgroup_busy,
     not_delegated,
 )
