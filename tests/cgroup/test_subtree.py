@@ -105,7 +105,7 @@ def test_the_scope_we_were_started_in_is_arranged_and_put_back() -> None:
 
 
 def test_a_shell_beside_us_stays_where_it_is_and_a_scope_is_asked_for() -> None:
-    script = 'python=$1; shift; "$python" "$@"; echo >&2 end'
+    script = 'python=$1; shift; "$python" "$@" || exit'
     told = show_states("sh", "-c", script, "sh", sys.executable, "-c", SHOW)
     assert len(told[0]["procs"]) == 2
     assert all(each["seat"] == told[0]["seat"] and not each["enabled"] for each in told)
