@@ -187,7 +187,7 @@ async def test_nothing_is_left_where_the_kernel_refuses(
             cgroups.remove_directory(each)
     with pytest.raises(HostError, match="cgroup parent") as caught:
         await open_one(facts, "/app.scope")
-    assert (caught.value.step, caught.value.errno) == ("cgroup", code)
+    assert (caught.value.step, caught.value.errno) == ("cgroup parent", code)
     assert ("systemd-run" in (caught.value.remedy or "")) == (code == errno.EACCES)
     assert cgroups.enabled(own) == set()
 
