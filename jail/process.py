@@ -378,12 +378,17 @@ class Process:
             usage=self.usage,
             enforced_by=self._meter.adjust(self._view.enforced_by),
             message=failure or describe_limit(limit, self._limits),
-            fault="sandbox" if failure is not None else None,
+            fault=self._find_fault(failure),
             killed=self._killed,
             limit=limit,
             context_switches_forced=None if exited is None else exited.switches,
         )
         self._finish()
+
+    def _find_fault(self, failure: str | None) -> str | None:
+        if failure is None:
+            return None
+        return "host" if failure == self._meter.find_failure() else "sandbox"
 
     def _judge_again(self, facts: Facts) -> None:
         assert self._result is not None
