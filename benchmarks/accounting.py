@@ -73,9 +73,11 @@ tell((50 << 20) + read_resident())
 os._exit(0)
 """
 WRITE_DISK = """
-with open("/disk/f", "wb", buffering=0) as file:
+name = f"/disk/{time.time_ns()}"  # whoever wrote a file first pays for its pages: writeback
+with open(name, "wb", buffering=0) as file:
     for _ in range(50): file.write(bytes(1 << 20))
     os.fsync(file.fileno())
+os.unlink(name)
 tell(50 << 20)
 os._exit(0)
 """

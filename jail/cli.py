@@ -12,8 +12,10 @@ from contextlib import suppress
 from typing import IO, Any, NoReturn
 
 from jail import __version__
-from jail.errors import HostError, JailError, SpecError
-from jail.result import Result, Verdict, make_failure
+from jail.errors import JailError, SpecError
+from jail.result import Result, make_failure
+from jail.say import complain, complain_of, tell_end
+from jail.stats.command import add_commands, run_on_living
 
 FAILED = 125
 DEVICE_OPTIONS = {
@@ -81,7 +83,7 @@ def open_missing_streams() -> None:
 
 
 def run_command(words: list[str]) -> int:
-    """``run`` or ``doctor``."""
+    """One of the commands."""
     # argparse would take the program's own options for ours, and its "--" away.
     options, program = split_program(words)
     parser = make_parser()
@@ -91,6 +93,8 @@ def run_command(words: list[str]) -> int:
         return FAILED
     if args.command == "doctor":
         return run_doctor(args, program)
+    if args.command != "run":
+        return run_on_living(args, program)
     return run_program(args, [*args.program, *program])
 
 
@@ -114,7 +118,7 @@ def split_program(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """``jail run`` and ``jail doctor``, with docker's names."""
+    """``jail run``, ``jail doctor`` and those for living jails, with docker's names."""
     parser = Parser(prog="jail", description="Run a program nobody trusts, as yourself.")
     parser.add_argument("--version", action="version", version=f"jail {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -139,6 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     doctor.add_argument("--json", action="store_true", help="the report as JSON")
+    add_commands(commands)
     return parser
 
 
@@ -224,6 +229,7 @@ def add_run_options(group: Any) -> None:
         help="write the whole result; with - nothing but it is printed, output inside it",
     )
     add("--meta", metavar="FILE", help="write isolate's meta file")
+    add("--pause", action="store_true", help="start the program when “jail resume” says so")
     add("--explain", action="store_true", help="print what would be done, and do nothing")
     add("--help", action="help", help="this text")
 
@@ -281,7 +287,9 @@ def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
             terminal=args.tty,
             shows=args.json != "-",
             keeps=args.json is not None,
+            paused=args.pause,
             warn=say_nothing if args.json == "-" else warn,
+            tell=complain,
         )
     )
 
@@ -378,46 +386,3 @@ def run_doctor(args: argparse.Namespace, more: list[str]) -> int:
     from jail.doctor import main_doctor
 
     return main_doctor(json=args.json)
-
-
-# -- what is said on stderr -----------------------------------------------------------------------
-
-
-def tell_end(result: Result) -> None:
-    """One line where it wasn't the program's own doing."""
-    if result.verdict is Verdict.IE:
-        complain(result.message)
-    elif result.limit is not None:
-        complain(f"{result.verdict}: {result.message}")
-
-
-def complain_of(error: JailError, quiet: bool = False) -> None:
-    """The error's sentence and, where a host is to blame, the lines that mend it."""
-    if quiet:
-        return
-    complain(str(error))
-    if isinstance(error, HostError):
-        for line in find_remedy(error).splitlines():
-            print(f"  {make_printable(line)}".rstrip(), file=sys.stderr)
-
-
-def find_remedy(error: HostError) -> str:
-    """The doctor's words for it, "" where there are none."""
-    from jail.doctor import find_cause
-    from jail.host import read_facts
-
-    cause = find_cause(error.step, error.errno, read_facts())
-    if cause is not None:
-        return f"{cause.title}\n{cause.remedy}"
-    return error.remedy or "jail doctor tries everything that a jail needs here"
-
-
-def complain(text: str) -> None:
-    """One line on stderr; if nobody reads it, nobody misses it."""
-    with suppress(OSError):
-        print(f"jail: {make_printable(' '.join(text.splitlines()))}", file=sys.stderr, flush=True)
-
-
-def make_printable(text: str) -> str:
-    """Without control characters: part of it may be a stranger's, and this is a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -33,7 +33,8 @@ class Request:
     """What the command line asks beside the jail itself.
 
     ``shows`` relays the output to ours, ``keeps`` collects it for the result, ``warn`` is told
-    what is weaker here than it could be.
+    what is weaker here than it could be. ``paused`` leaves the program unstarted until somebody
+    resumes the jail, whose pid is for ``tell``.
     """
 
     spec: JailSpec
@@ -42,7 +43,9 @@ class Request:
     terminal: bool = False
     shows: bool = True
     keeps: bool = False
+    paused: bool = False
     warn: Callable[[str], None] = say_nothing
+    tell: Callable[[str], None] = say_nothing
 
 
 def run_foreground(request: Request) -> Result:
@@ -98,14 +101,20 @@ def make_interrupted(number: signal.Signals) -> Result:
 
 
 async def _run(request: Request, ending: Ending) -> Result:
+    wants_raw = request.terminal and request.interactive
     with ExitStack() as stack:
-        if request.terminal and request.interactive:
+        if wants_raw and not request.paused:
             stack.enter_context(open_raw(STDIN))
         size = read_terminal_size(STDOUT if request.shows else STDIN)
         async with open_jail(request.spec) as jail:
             for each in jail.plan.warnings:
                 request.warn(each)
+            if request.paused:
+                await jail.pause()
+                request.tell(f"paused; go on with: jail resume {jail.init_pid}")
             async with jail.start(request.argv, terminal=request.terminal, size=size) as process:
+                if wants_raw and request.paused:  # until now a key could interrupt us
+                    stack.enter_context(open_raw(STDIN))
                 return await _attend(request, process, ending)
 
 

@@ -23,17 +23,20 @@ NAMESPACES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What an attempt must know of the host; plain values, as they come through a pipe."""
+    """What an attempt must know of the host; plain values, as they come through a pipe.
+
+    ``cgroup`` is the one we are in, ``cgroup_flaw`` why it can't be used, ``buses`` where systemd
+    can be asked for another; each may be none.
+    """
 
     uid: int = 0
     gid: int = 0
     maps: dict[str, list[str]] = field(default_factory=dict)
     helpers: dict[str, str] = field(default_factory=dict)
     cgroup: str | None = None
-    cgroup_mount: str = "/sys/fs/cgroup"
-    user_service: str | None = None
-    user_controllers: list[str] = field(default_factory=list)
-    systemd: bool = False
+    controllers: list[str] = field(default_factory=list)
+    cgroup_flaw: str = ""
+    buses: list[str] = field(default_factory=list)
     helper_timeout_s: float = 3.0
 
 

@@ -13,7 +13,7 @@ PROGRAMS = ("slirp4netns", "pasta", "fuse-overlayfs", "bwrap", "libseccomp")
 
 def processes_exhausted(failure: Failure) -> Cause | None:
     """EAGAIN of clone(2): RLIMIT_NPROC, pids.max, threads-max and pid_max all answer it."""
-    if failure.errno != codes.EAGAIN or failure.step.split(" ")[0] == "cgroup":
+    if failure.errno != codes.EAGAIN or failure.step.startswith("cgroup"):
         return None
     limit, cgroup = failure.facts.process_limit, failure.facts.cgroup
     where = f"{cgroup.path}/pids.max" if cgroup else "/sys/fs/cgroup/pids.max"
