@@ -81,7 +81,6 @@ FORKS: Final = {
     "jail.kernel.process": "the clone",
     "jail.agent.child": "a program with limits of its own",
     "jail.doctor.child": "one process per attempt",
-    "jail.doctor.attempt.cgroup": "whom systemd is asked to move",
     "jail.doctor.attempt.feature": "what can be tried once in a process",
     "jail.doctor.attempt.mount": "a pid namespace's first process",
     "jail.doctor.attempt.program": "whom newuidmap maps",

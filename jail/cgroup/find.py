@@ -16,7 +16,6 @@ from jail.errors import SpecError
 from jail.host import HostFacts
 from jail.place import may_delegate, read_line
 
-BUSY: Final = "holds other processes"
 SHOWN_PROCESSES: Final = 3
 MARKS: Final = ("user.delegate", "trusted.delegate")
 """systemd 251 and later marks what it has delegated: systemd's docs, CGROUP_DELEGATION"""
@@ -62,7 +61,7 @@ def decide_flaw(found: Candidate) -> str:
     if not found.controllers:
         return f"has no controllers: none of {' '.join(sorted(WANTED))} in its cgroup.controllers"
     if found.strangers and not found.is_root:  # the root is exempt: cgroups(7)
-        return f"{BUSY} ({show_processes(found.strangers)})"
+        return f"holds other processes ({show_processes(found.strangers)})"
     if found.limit:
         return f"has no room for cgroups: {found.limit}"
     return ""

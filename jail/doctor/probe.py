@@ -21,10 +21,7 @@ from jail.doctor.cause.resource import NEEDED_PYTHON
 from jail.host import HostFacts
 
 PROBE_TIMEOUT_S = 5.0
-# Isolated from the user's environment and directory; told where jail itself lies, and of the
-# environment where the user's systemd can be asked.
-_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-_KEPT_ENV = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")
+# Isolated from the user's environment and directory; told where jail itself lies.
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from jail.doctor.child import main; main()"
 
 
@@ -181,7 +178,7 @@ def _ask(order: bytes, timeout_s: float) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env={**_ENV, **{name: os.environ[name] for name in _KEPT_ENV if name in os.environ}},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
         start_new_session=True,
     )
     try:

@@ -6,7 +6,7 @@ for what is not there and :class:`StuckError` for what failed, with the step tha
 
 from __future__ import annotations
 
-from jail.doctor.attempt import cgroup, feature, mount, namespace, program
+from jail.doctor.attempt import feature, mount, namespace, program
 from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError
 
 __all__ = ["ATTEMPTS", "AbsentError", "Attempt", "Setting", "StuckError"]
@@ -42,5 +42,5 @@ ATTEMPTS: dict[str, Attempt] = {
     "/dev/fuse": feature.make_device_attempt("/dev/fuse"),
     "fuse-overlayfs": program.make_version_attempt("fuse-overlayfs"),
     "bwrap": program.make_version_attempt("bwrap"),
-    "cgroup v2": cgroup.try_cgroup,
+    "cgroup v2": program.try_cgroup,
 }

@@ -1,4 +1,4 @@
-"""Helper programs, and the library."""
+"""Helper programs, the library, and the cgroup that somebody must have delegated."""
 
 from __future__ import annotations
 
