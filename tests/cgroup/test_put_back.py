@@ -1,4 +1,4 @@
-"""Both zygotes of a supervisor leave the cgroup that they shared as it was; nobody else is moved."""
+"""Both zygotes of a supervisor leave the cgroup they shared as it was; nobody else is moved."""
 
 from __future__ import annotations
 
