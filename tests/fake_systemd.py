@@ -43,14 +43,15 @@ JOB: Final = "/org/freedesktop/systemd1/job/7"
 
 @contextmanager
 def open_daemon(folder: Path) -> Iterator[str]:
-    """A dbus-daemon; the address of its socket."""
+    """A dbus-daemon; its socket."""
     config = folder / "bus.conf"
     config.write_text(CONFIG.format(socket=folder / "bus"))
     argv = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as daemon:
         try:
             assert daemon.stdout is not None
-            yield daemon.stdout.readline().strip()
+            assert daemon.stdout.readline(), "it has not started"
+            yield str(folder / "bus")
         finally:
             daemon.kill()
 
@@ -72,9 +73,9 @@ class FakeSystemd:
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
     async def serve(
-        self, address: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, bus: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        async with await open_dbus_connection(address) as connection:
+        async with await open_dbus_connection(f"unix:path={bus}") as connection:
             async with connection.router() as router:
                 await Proxy(message_bus, router).RequestName("org.freedesktop.systemd1")
             task_status.started()

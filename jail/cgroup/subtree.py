@@ -90,7 +90,11 @@ def predict_grant(facts: HostFacts, parent: str | None) -> Grant | None:
     if not isinstance(own, str):
         return _make_grant(facts, "own", own.path, own.controllers)
     service, controllers = find_manager(facts, facts.cgroup)
-    if not controllers or isinstance(find_buses(facts), str):
+    try:
+        find_buses(facts)
+    except PassedOver:
+        return None
+    if not controllers:
         return None
     return _make_grant(facts, "scope", service, controllers)
 
@@ -110,7 +114,7 @@ async def _open_given(facts: HostFacts, parent: str, zygote_pid: int) -> Subtree
         said = error.strerror or str(error)
         raise HostError(
             f"cgroup parent {found.path}: {said}",
-            step=STEP,
+            step="cgroup parent",
             errno=error.errno,
             remedy=TOO_FAR if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT) else None,
         ) from error
@@ -127,7 +131,7 @@ async def _open_own(facts: HostFacts, zygote_pid: int) -> Subtree:
 
 
 async def _open_scope(facts: HostFacts, zygote_pid: int) -> Subtree:
-    path = await move_to_scope(facts, zygote_pid)
+    path = await move_to_scope(find_buses(facts), zygote_pid)
     try:
         return await _open_at(facts, "scope", path, zygote_pid)
     except OSError as error:
