@@ -23,8 +23,8 @@ readonly SUBID_COUNT=65536
 readonly STALE_MINUTES=180
 
 readonly NEEDED_PACKAGES=(
-    acl attr bubblewrap busybox-static ca-certificates debian-archive-keyring debootstrap e2fsprogs
-    fuse-overlayfs fuse3 g++ gcc iproute2 keyutils libc6-dev libseccomp2 make passt procps python3
+    acl attr bubblewrap busybox-static ca-certificates dbus-daemon debian-archive-keyring debootstrap
+    e2fsprogs fuse-overlayfs fuse3 g++ gcc iproute2 keyutils libc6-dev libseccomp2 make passt procps python3
     python3-numpy python3-venv rsync slirp4netns strace uidmap util-linux
 )
 # Not in every release or on every architecture; a test that needs one says so.

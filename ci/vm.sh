@@ -43,7 +43,7 @@ prepare_vm() {
 
 describe_debian() {
     declare -p "${!VM_@}"
-    declare -f make_debian bootstrap configure
+    declare -f bootstrap configure
 }
 
 describe_disk() {
@@ -66,7 +66,7 @@ in_own_mounts() {
 
 make_debian() {
     say "making a Debian $VM_SUITE for the virtual machine in $DEBIAN"
-    try_twice bootstrap "$DEBIAN.new" || die "debootstrap failed, see above"
+    try_twice bootstrap "$DEBIAN.new" || die "debootstrap failed, see above; JAIL_CI_MIRROR names another mirror than $VM_MIRROR"
     configure "$DEBIAN.new"
     mv "$DEBIAN.new" "$DEBIAN"
 }

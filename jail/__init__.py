@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jail.result import Result, Verdict
     from jail.spec import JailSpec, Tmpfs, Volume, make_spec
     from jail.supervisor import Supervisor, open_jail, open_supervisor, run
+    from jail.usage import Usage
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _WHERE = {
     "Tmpfs": "spec",
     "TransferError": "errors",
     "UNLIMITED": "limit",
+    "Usage": "usage",
     "Verdict": "result",
     "Volume": "spec",
     "make_spec": "spec",
@@ -70,6 +72,7 @@ __all__ = [
     "Supervisor",
     "Tmpfs",
     "TransferError",
+    "Usage",
     "Verdict",
     "Volume",
     "make_spec",

@@ -94,6 +94,30 @@ async def open_background() -> AsyncGenerator[Background, None]:
         raise leaf from leaf.__cause__
 
 
+async def run_together(*functions: Callable[[], Awaitable[Any]]) -> None:
+    """All of them at once, until the last has ended. The first failure ends the others, and comes
+    out bare.
+    """
+    failures: list[Exception] = []
+
+    async def run(function: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await function()
+        except Exception as error:
+            failures.append(error)
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for each in functions:
+                nursery.start_soon(run, each)
+    except BaseExceptionGroup as group:
+        leaf = find_single(group)
+        raise leaf from leaf.__cause__
+    if failures:
+        raise failures[0]
+
+
 def find_single(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one exception that isn't a cancellation; the group itself if there are several."""
     real = [each for each in group.exceptions if not isinstance(each, trio.Cancelled)]

@@ -78,7 +78,7 @@ def format_plan_json(plan: Plan) -> str:
     more = {"namespaces": names, "env": dict(plan.env), "enforced_by": dict(plan.enforced_by)}
     more |= {"ids": plan.ids, "warnings": list(plan.warnings), "notes": list(plan.notes)}
     cgroup = None if plan.grant is None else plan.grant.path
-    settings = {each.file: each.value for each in plan.settings}
+    settings = [[each.file, each.value] for each in plan.settings]
     parts = {**wire, **more, "cgroup": cgroup, "cgroup_settings": settings}
     return json.dumps(parts, default=lambda data: data.decode("utf-8", "replace"))
 

@@ -69,6 +69,7 @@ class Jail:
             enforced_by=plan.enforced_by,
             kill=self.kill,
             leaf=init.leaf,
+            leaf_origin=plan.grant.origin if plan.grant is not None else None,
         )
         session.on_break = self.kill
 

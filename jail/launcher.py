@@ -11,13 +11,14 @@ import sys
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import trio
 
-from jail.background import open_background
+from jail.background import open_background, run_together
 from jail.cgroup.grant import Grant
 from jail.cgroup.leaf import Leaf
 from jail.cgroup.setting import Setting
@@ -128,10 +129,11 @@ class Launcher:
         name = f"{self.subtree.prefix}{rest[0]}"
         return Born(pid, reply.fds[0], Leaf(f"{self.subtree.grant.path}/{name}", reply.fds[1]))
 
-    async def use_cgroup(self, subtree: Subtree) -> None:
-        """From here on each jail is born into a leaf of it."""
-        self.subtree = subtree
-        await self._send(link.UseCgroup(subtree.prefix), [subtree.fd])
+    async def find_cgroup(self, facts: HostFacts, parent: str | None) -> None:
+        """If one is found, each jail is born into a leaf of it from here on."""
+        self.subtree, self.passed_over = await open_subtree(facts, parent, self.pid)
+        if self.subtree is not None:
+            await self._send(link.UseCgroup(self.subtree.prefix), [self.subtree.fd])
 
     async def enter_outer_namespace(self, facts: HostFacts) -> None:
         """One user namespace over the whole subordinate range, mapped once by the helpers."""
@@ -228,11 +230,10 @@ async def open_launcher(
     try:
         async with open_background() as background:
             await background.start(launcher.read_replies)
-            subtree, launcher.passed_over = await open_subtree(facts, cgroup_parent, launcher.pid)
-            if subtree is not None:
-                await launcher.use_cgroup(subtree)
+            prepare = [partial(launcher.find_cgroup, facts, cgroup_parent)]
             if ids == "subuid":
-                await launcher.enter_outer_namespace(facts)
+                prepare.append(partial(launcher.enter_outer_namespace, facts))
+            await run_together(*prepare)
             yield launcher
     finally:
         with trio.CancelScope(shield=True):

@@ -79,6 +79,11 @@ class Meter:
         if largest_bytes > self._view.agent_peak_bytes or not usage.memory_peak_bytes:
             usage.memory_peak_bytes = max(usage.memory_peak_bytes, largest_bytes)
 
+    @property
+    def watches_memory(self) -> bool:
+        """Nobody else would end it for having too much."""
+        return True
+
     async def read_whole(self) -> Usage:
         """Of the whole jail since it was built, in place of a run's."""
         self._book.open({1: watch.UNBORN})

@@ -17,7 +17,7 @@ from jail.agent import wire
 from jail.background import Background
 from jail.cgroup.account import Account
 from jail.cgroup.meter import LeafMeter
-from jail.errors import JailBroken, ProgramError, ProtocolError
+from jail.errors import JailBroken, ProgramError, ProtocolError, blame_host
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
 from jail.limit import Limits
 from jail.meter import LOOK_SHARE, Meter
@@ -185,12 +185,14 @@ class Process:
         for other in self._view.running.values():
             other._meter.had_company = self._meter.had_company = True
         self._view.running[run] = self
-        self.start_clock()
+        with blame_host("cgroup" if self._view.leaf is not None else "watch"):
+            self.start_clock()
 
     def start_clock(self, opening: Account | None = None) -> None:
         """Its time runs from here, as soon as there is a jail to run in."""
         self._began = self._view.clock.now()
-        self._meter.start(opening)
+        if self._view.is_built:
+            self._meter.start(opening)
 
     def receive(self, message: Any, fds: list[int]) -> None:
         """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
@@ -302,7 +304,7 @@ class Process:
         """Until the soonest moment at which a limit could be reached."""
         pause = LONGEST_PAUSE_S
         limits, usage = self._limits, self.usage
-        if limits.memory_bytes is not None:
+        if limits.memory_bytes is not None and self._meter.watches_memory:
             room = limits.memory_bytes - usage.memory_bytes
             pause = min(pause, room / FASTEST_GROWTH_BYTES_PER_S)
         if limits.cpu_time_s is not None:
@@ -377,13 +379,19 @@ class Process:
             processes_peak=self.usage.processes_peak,
             usage=self.usage,
             enforced_by=self._meter.adjust(self._view.enforced_by),
+            cgroup=self._view.leaf_origin,
             message=failure or describe_limit(limit, self._limits),
-            fault="sandbox" if failure is not None else None,
+            fault=self._find_fault(failure),
             killed=self._killed,
             limit=limit,
             context_switches_forced=None if exited is None else exited.switches,
         )
         self._finish()
+
+    def _find_fault(self, failure: str | None) -> str | None:
+        if failure is None:
+            return None
+        return "host" if failure == self._meter.find_failure() else "sandbox"
 
     def _judge_again(self, facts: Facts) -> None:
         assert self._result is not None

@@ -63,6 +63,8 @@ class Result:
     """the supervisor ended it"""
     limit: str | None = None
     """which limit ended it: ``cpu_time``, ``wall_time``, ``memory``, ``output``, …"""
+    cgroup: str | None = None
+    """who gave the place for its cgroup: ``given``, ``own`` or ``scope``; None without one"""
     fault: str | None = None
     """whose it is that nothing can be said (IE): ``caller``, ``host``, ``sandbox``, or
     ``program`` where that could not be executed"""
@@ -120,6 +122,7 @@ class Result:
             "truncated": list(self.truncated),
             "denied": list(self.denied),
             "enforced_by": dict(self.enforced_by),
+            "cgroup": self.cgroup,
             "limit": self.limit,
             "killed": self.killed,
             "fault": self.fault,

@@ -52,6 +52,8 @@ class JailView:
     """kills the whole jail, synchronously"""
     leaf: Leaf | None = None
     """its cgroup, where it has one"""
+    leaf_origin: str | None = None
+    """who gave us the place: see :class:`jail.cgroup.grant.Grant`"""
     built: Account = field(default_factory=Account)
     """what making it took of that; the memory stays the agent's"""
     clock: Clock = field(default_factory=Clock)

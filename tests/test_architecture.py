@@ -327,6 +327,17 @@ def test_ctypes_is_where_the_kernel_is_spoken_to() -> None:
     assert "jail.kernel.process" in users
 
 
+def test_the_bus_is_spoken_to_by_one_module_that_loads_its_library_when_it_does() -> None:
+    def names_it(module: Module, *, lazy: bool) -> bool:
+        return any(name.split(".")[0] == "jeepney" for name in module.imports(lazy=lazy))
+
+    house = read_house()
+    assert {name for name, each in house.items() if names_it(each, lazy=True)} == {
+        "jail.cgroup.bus"
+    }
+    assert not names_it(house["jail.cgroup.bus"], lazy=False)
+
+
 def test_programs_are_started_by_those_who_own_them() -> None:
     starters = {name for name, module in read_house().items() if starts_programs(module)}
     assert starters == set(STARTS_PROGRAMS)

@@ -105,19 +105,12 @@ def test_without_a_seat_in_the_tree_there_is_no_own(cgroups: CgroupTree) -> None
     assert "not below" in str(find_own(facts, {os.getpid()}))
 
 
-def test_what_systemd_has_not_delegated_is_left_alone(cgroups: CgroupTree) -> None:
-    """It marks what it has: user.delegate. Where it marks nothing it is an older one."""
+def test_what_a_user_may_write_is_his(cgroups: CgroupTree) -> None:
+    """An older systemd marks nothing that it has delegated."""
     service = cgroups.add("user@1000.service")
-    app, other = cgroups.add("user@1000.service/a.scope/b"), cgroups.add("user@1000.service/c")
-    place = CgroupFacts(cgroups.mount, app, user_service=service)
-    facts = make_facts(uid=1000, cgroup=place)
-    assert is_delegated(facts, cgroups.mount, app), "an older systemd"
-    os.setxattr(service, "user.delegate", b"1")
-    assert not is_delegated(facts, cgroups.mount, app)
-    os.setxattr(app.parent, "user.delegate", b"1")
-    assert is_delegated(facts, cgroups.mount, app)
-    assert not is_delegated(facts, cgroups.mount, other)
-    assert is_delegated(facts, cgroups.mount, cgroups.add("mine")), "an administrator's gift"
+    scope = cgroups.add("user@1000.service/a.scope")
+    place = CgroupFacts(cgroups.mount, scope, user_service=service)
+    assert is_delegated(make_facts(uid=1000, cgroup=place), cgroups.mount, scope)
 
 
 def test_root_takes_only_what_is_delegated_on_a_host_with_systemd(cgroups: CgroupTree) -> None:

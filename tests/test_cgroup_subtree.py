@@ -65,6 +65,16 @@ async def test_our_own_cgroup_is_arranged_and_given_back(cgroups: CgroupTree) ->
     subtree.close()
 
 
+async def test_whom_we_have_started_meanwhile_comes_back_with_us(cgroups: CgroupTree) -> None:
+    own = cgroups.add("app.scope")
+    subtree = await open_one(cgroups.facts(own))
+    host = own / make_host_name(read_owner())
+    cgroups.put(host, "cgroup.procs", f"{os.getpid()}\n{STRANGER}")
+    subtree.close()
+    assert set(read_pids(own)) == {os.getpid(), STRANGER}
+    assert cgroups.names(own) == set()
+
+
 async def test_a_given_parent_gets_the_zygote_and_the_supervisor_stays(cgroups: CgroupTree) -> None:
     here, parent = cgroups.add("a", procs=(ZYGOTE,)), cgroups.add("given")
     subtree = await open_one(cgroups.facts(here), "/given")

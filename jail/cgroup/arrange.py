@@ -100,7 +100,8 @@ class Arrangement:
         for name in sorted(enabled & (WANTED if was_moved else added)):
             self._write("cgroup.subtree_control", f"-{name}")
         if was_moved:
-            self._write("cgroup.procs", str(os.getpid()))
+            for pid in file.read_pids(self._host):  # with us those whom we have started since
+                self._write("cgroup.procs", str(pid))
 
     def _write(self, name: str, text: str) -> None:
         try:

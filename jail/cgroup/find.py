@@ -88,17 +88,12 @@ def find_own(facts: HostFacts, family: Collection[int]) -> Candidate | str:
 def is_delegated(facts: HostFacts, mount: Path, path: Path) -> bool:
     """Whether systemd leaves this cgroup, or one above it, to us.
 
-    Below a user's service manager every cgroup is that user's to write, delegated or not.
+    What a user may write was made his by somebody. Root may write everything, so there only
+    systemd's mark tells.
     """
-    service = facts.cgroup.user_service if facts.cgroup else None
-    if not facts.systemd:
+    if facts.uid != 0 or not facts.systemd:
         return True
-    if facts.uid != 0 and (service is None or not path.is_relative_to(service)):
-        return True  # who else would have made it ours?
-    if service is not None and not _is_marked(service):
-        return True  # an older systemd, which does not tell
-    top = service if service is not None and facts.uid != 0 else mount
-    return any(_is_marked(each) for each in list_upwards(mount, path) if each != top)
+    return any(_is_marked(each) for each in list_upwards(mount, path) if each != mount)
 
 
 def find_given(facts: HostFacts, parent: str, family: Collection[int]) -> Candidate:

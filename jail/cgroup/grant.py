@@ -9,6 +9,10 @@ WANTED: Final = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 """the controllers that a jail has a limit or an account for"""
 
 
+class PassedOver(Exception):
+    """This candidate for a subtree is none, and why."""
+
+
 @dataclass(frozen=True)
 class Room:
     """What the parent and its ancestors leave: None is unlimited.

@@ -67,6 +67,10 @@ class LeafMeter(Meter):
         self._take(self._leaf.read_account(full=True))
         return self.usage
 
+    @property
+    def watches_memory(self) -> bool:
+        return not self._holds_memory
+
     def is_over_memory(self) -> bool:
         if not self._holds_memory:
             return super().is_over_memory()

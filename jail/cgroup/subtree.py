@@ -8,14 +8,16 @@ import os
 from pathlib import Path
 from typing import Final
 
+from jail.cgroup import file
 from jail.cgroup.arrange import Arrangement, arrange
 from jail.cgroup.find import find_given, find_own
-from jail.cgroup.grant import WANTED, Grant, Room
+from jail.cgroup.grant import WANTED, Grant, PassedOver, Room
 from jail.cgroup.name import make_prefix
 from jail.cgroup.owner import read_owner
 from jail.cgroup.room import read_room
+from jail.cgroup.scope import find_buses, move_to_scope
 from jail.errors import HostError
-from jail.host import HostFacts
+from jail.host import CgroupFacts, HostFacts
 
 __all__ = ["Grant", "Room", "Subtree", "open_subtree", "predict_grant"]
 
@@ -27,10 +29,6 @@ TOO_FAR: Final = (
     "    systemd-run --user --scope -p Delegate=yes COMMAND"
 )
 _serials = itertools.count()
-
-
-class PassedOver(Exception):
-    """This candidate is none, and why."""
 
 
 class Subtree:
@@ -91,11 +89,17 @@ def predict_grant(facts: HostFacts, parent: str | None) -> Grant | None:
     own = find_own(facts, family)
     if not isinstance(own, str):
         return _make_grant(facts, "own", own.path, own.controllers)
-    service = facts.cgroup.user_service
-    controllers = WANTED & set(facts.cgroup.user_controllers)
-    if service is None or not controllers:
+    service, controllers = find_manager(facts, facts.cgroup)
+    if not controllers or isinstance(find_buses(facts), str):
         return None
     return _make_grant(facts, "scope", service, controllers)
+
+
+def find_manager(facts: HostFacts, cgroup: CgroupFacts) -> tuple[Path, frozenset[str]]:
+    """Where the systemd that we'd ask for a scope would put it, and what it has to hand on."""
+    if facts.uid == 0:
+        return cgroup.mount, WANTED & file.read_words(cgroup.mount, "cgroup.controllers")
+    return cgroup.user_service or cgroup.mount, WANTED & set(cgroup.user_controllers)
 
 
 async def _open_given(facts: HostFacts, parent: str, zygote_pid: int) -> Subtree:
@@ -123,7 +127,11 @@ async def _open_own(facts: HostFacts, zygote_pid: int) -> Subtree:
 
 
 async def _open_scope(facts: HostFacts, zygote_pid: int) -> Subtree:
-    raise PassedOver("scope: not asked for")
+    path = await move_to_scope(facts, zygote_pid)
+    try:
+        return await _open_at(facts, "scope", path, zygote_pid)
+    except OSError as error:
+        raise PassedOver(f"scope: {path}: {error.strerror or error}") from error
 
 
 async def _open_at(facts: HostFacts, origin: str, path: Path, zygote_pid: int) -> Subtree:

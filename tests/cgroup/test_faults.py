@@ -1,0 +1,172 @@
+"""What goes wrong around a leaf: no program runs with less than was promised, and nothing stays.
+
+Catalogue: SV-02, SV-05, SV-09, RS-18.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+import jail
+from jail import HostError, Jail, JailBroken, Supervisor, Verdict
+from jail.cgroup.setting import Setting
+from tests.cgroup.test_account import find_leaf
+from tests.sight import assert_works, find_zygotes, wait_until
+
+MiB: Final = 1024 * 1024
+
+
+def list_leaves(parent: Path) -> list[str]:
+    """The jails' cgroups; the zygote's own ends in ``-host``. A spare init has one, too."""
+    return [each.name for each in parent.glob("jail-*") if not each.name.endswith("-host")]
+
+
+@asynccontextmanager
+async def leaving_no_leaf(supervisor: Supervisor) -> AsyncGenerator[Path, None]:
+    """Gives the leaves' parent; a zygote keeps one spare at most."""
+    async with supervisor.open_jail() as j:
+        parent = find_leaf(j).parent
+    await supervisor.wait_gone()
+    yield parent
+    await supervisor.wait_gone()
+    await wait_until(lambda: len(list_leaves(parent)) <= 1, "the leaves are gone")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting("memory.max", "much"),
+        Setting("memory.max", "-1"),
+        Setting("memory.nothing", "1"),
+        Setting("cgroup.controllers", "1"),
+        Setting("io.max", "4095:4095 rbps=1"),
+    ],
+    ids=str,
+)
+async def test_a_limit_that_can_t_be_set_means_that_nothing_runs(
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    setting: Setting,
+) -> None:
+    tmp_path.chmod(0o777)
+    async with leaving_no_leaf(supervisor):
+        monkeypatch.setattr("jail.plan.make_settings", lambda *_: (setting,))
+        for _ in range(2):  # by an init made at once, and by the spare
+            with pytest.raises(HostError, match=setting.file) as caught:
+                await supervisor.run(["touch", "/out/ran"], volumes=[f"{tmp_path}:/out"])
+            assert caught.value.step == f"cgroup {setting.file}"
+        assert not list(tmp_path.iterdir())
+        monkeypatch.undo()
+        assert (await supervisor.run(["true"])).ok
+
+
+async def test_a_file_that_may_be_missing_is_no_failure(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting("memory.nothing", "1", optional=True)
+    monkeypatch.setattr("jail.plan.make_settings", lambda *_: (setting,))
+    assert (await supervisor.run(["true"])).ok
+
+
+async def test_a_jail_that_can_t_be_built_leaves_no_leaf(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "proc").symlink_to("/usr")
+    async with leaving_no_leaf(supervisor):
+        with pytest.raises(jail.SpecError, match="its /proc must be a directory"):
+            await supervisor.run(["true"], rootfs=tmp_path)
+
+
+async def test_twenty_jails_at_once_leave_no_leaf(supervisor: Supervisor) -> None:
+    results = []
+
+    async def run(number: int) -> None:
+        results.append((number, await supervisor.run(["echo", str(number)])))
+
+    async with leaving_no_leaf(supervisor), trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(run, number)
+    assert {result.stdout for _, result in results} == {b"%d\n" % n for n in range(20)}
+    assert all(result.stdout == b"%d\n" % number for number, result in results)
+
+
+async def test_who_cancels_leaves_no_leaf(supervisor: Supervisor) -> None:
+    async with leaving_no_leaf(supervisor):
+        for delay_s in (0.0, 0.02, 0.1, 0.3):
+            with trio.move_on_after(delay_s):
+                await supervisor.run(["sleep", "60"])
+
+
+async def test_a_killed_zygote_takes_its_jails_along_and_the_leaves_go(
+    supervisor: Supervisor,
+) -> None:
+    async with supervisor.open_jail() as j:
+        parent = find_leaf(j).parent
+        async with j.start(["sleep", "60"]) as process:
+            for zygote in find_zygotes():
+                os.kill(zygote, signal.SIGKILL)
+            with trio.fail_after(10):
+                result = await process.wait()
+    assert result.verdict is Verdict.IE
+    assert (await supervisor.run(["true"])).ok, "another one takes its place"
+    await wait_until(lambda: not parent.exists() or len(list_leaves(parent)) <= 1, "they are gone")
+
+
+async def test_memory_that_runs_out_above_the_jail_is_not_the_program_s_fault(
+    supervisor: Supervisor,
+) -> None:
+    """The kernel kills in the jail because it is the largest, not because it has too much."""
+    source = f"import time; time.sleep(1); held = bytearray({192 * MiB}); time.sleep(60)"
+    async with (
+        supervisor.open_jail(memory="400m") as j,
+        j.start(["python3", "-c", source], timeout=30) as process,
+    ):
+        (find_leaf(j).parent / "memory.max").write_text(str(96 * MiB))
+        result = await process.wait()
+        (find_leaf_parent(j) / "memory.max").write_text("max")
+    assert (result.verdict, result.fault) == (Verdict.IE, "host"), result.message
+    assert "memory" in result.message
+    assert result.usage.oom_kills
+
+
+def find_leaf_parent(j: Jail) -> Path:
+    assert j.plan.grant is not None
+    return Path(j.plan.grant.path)
+
+
+async def test_one_jail_s_end_by_memory_is_nobody_else_s(supervisor: Supervisor) -> None:
+    """RS-18: the kernel chooses within the leaf."""
+    async with supervisor.open_jail() as neighbour, supervisor.open_jail(memory="32m") as j:
+        async with neighbour.start(["sleep", "60"]) as sleeper:
+            result = await j.run(["python3", "-c", f"held = bytearray({96 * MiB})"])
+            assert result.verdict is Verdict.MLE
+            assert sleeper.returncode is None
+        await assert_works(neighbour)
+        with pytest.raises(JailBroken):
+            await j.run(["true"])
+
+
+async def test_a_controller_that_is_taken_away_ends_the_run_as_ours(
+    supervisor: Supervisor,
+) -> None:
+    """Nobody would hold the limit any more; the program has done nothing."""
+    async with (
+        supervisor.open_jail() as j,
+        j.start(["sleep", "60"], timeout=30) as process,
+    ):
+        control = find_leaf_parent(j) / "cgroup.subtree_control"
+        control.write_text("-memory")
+        result = await process.wait()
+        control.write_text("+memory")
+    assert (result.verdict, result.fault) == (Verdict.IE, "sandbox")
+    assert "memory controller" in result.message

@@ -1,0 +1,346 @@
+"""A scope is asked of systemd over a real bus; whatever goes wrong is a reason, in time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from jail.cgroup import bus, scope
+from jail.cgroup.file import read_pids
+from jail.cgroup.grant import WANTED, Grant, PassedOver
+from jail.cgroup.subtree import open_subtree, predict_grant
+from jail.host import CgroupFacts, HostFacts
+from tests.cgroup_tree import CgroupTree, cgroups
+from tests.fake_systemd import FakeSystemd, open_daemon
+from tests.part import require
+
+__all__ = ["cgroups"]
+
+NO_USER = 4_200_000_000
+"""has no /run/user of his own: the real bus of whoever runs this is never asked"""
+ZYGOTE = 4_194_305
+"""above PID_MAX_LIMIT: no process has it"""
+OPTIONS = ["Description", "PIDs", "Delegate", "CollectMode"]
+Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+@pytest.fixture
+def facts(cgroups: CgroupTree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HostFacts:
+    """A session's cgroup, which is root's, on a host with systemd."""
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
+    session = cgroups.add("session-1.scope", procs=(ZYGOTE,))
+    facts = cgroups.facts(session, uid=NO_USER, systemd=True)
+    session.chmod(0o555)
+    return facts
+
+
+@pytest.fixture
+def address(facts: HostFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of a bus that this user's environment names."""
+    require("dbus-daemon")
+    with open_daemon(tmp_path) as address:
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+        yield address
+
+
+@asynccontextmanager
+async def serving(serve: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, *args)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def refuse(facts: HostFacts) -> str:
+    """What is said when there is no scope; nothing but that may come of it."""
+    with trio.fail_after(10), pytest.raises(PassedOver) as caught:
+        await scope.move_to_scope(facts, ZYGOTE)
+    return str(caught.value)
+
+
+async def test_the_zygote_gets_a_scope_and_nobody_else(
+    cgroups: CgroupTree, facts: HostFacts, address: str
+) -> None:
+    systemd = FakeSystemd(cgroups)
+    async with serving(systemd.serve, address):
+        path = await scope.move_to_scope(facts, ZYGOTE)
+    assert path.parent == cgroups.mount / "app.slice" and path.suffix == ".scope"
+    assert read_pids(path) == (ZYGOTE,)
+    assert read_pids(cgroups.mount / "session-1.scope") == (os.getpid(),)
+    (_, _), (_, (unit, mode, properties, others)) = systemd.asked
+    assert [method for method, _ in systemd.asked] == ["Subscribe", "StartTransientUnit"]
+    assert (unit, mode, others) == (path.name, "fail", [])
+    assert unit.startswith(f"jail-{os.getpid()}-")
+    assert [name for name, _ in properties] == OPTIONS
+    assert dict(properties)["Delegate"] == ("b", True)
+
+
+async def test_a_scope_becomes_a_subtree(
+    cgroups: CgroupTree, facts: HostFacts, address: str
+) -> None:
+    async with serving(FakeSystemd(cgroups).serve, address):
+        subtree, reasons = await open_subtree(facts, None, ZYGOTE)
+    assert subtree is not None, reasons
+    assert subtree.grant.origin == "scope"
+    assert subtree.grant.controllers == WANTED == cgroups.enabled(Path(subtree.grant.path))
+    assert len(reasons) == 1 and reasons[0].startswith("own: ")
+    (host,) = cgroups.names(Path(subtree.grant.path))
+    assert read_pids(Path(subtree.grant.path) / host) == (ZYGOTE,)
+    cgroups.put(Path(subtree.grant.path) / host, "cgroup.procs", "")
+    subtree.close()
+    assert cgroups.names(Path(subtree.grant.path)) == set()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tells_early": True}, {"results": ("failed", "canceled", "done")}],
+    ids=["told before it is answered", "others' jobs fail"],
+)
+async def test_our_own_job_is_waited_for(
+    cgroups: CgroupTree, facts: HostFacts, address: str, changes: dict[str, Any]
+) -> None:
+    async with serving(FakeSystemd(cgroups, **changes).serve, address):
+        path = await scope.move_to_scope(facts, ZYGOTE)
+    assert read_pids(path) == (ZYGOTE,)
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "job failed": ({"results": ("failed",)}, "could not start jail-"),
+    "job timeout": ({"results": ("done", "timeout")}, ".scope: timeout"),
+    "denied": (
+        {"answers": {"StartTransientUnit": "org.freedesktop.DBus.Error.AccessDenied"}},
+        "scope: AccessDenied: said so",
+    ),
+    "not subscribed": (
+        {"answers": {"Subscribe": "org.freedesktop.DBus.Error.Failed"}}, "scope: Failed: said so",
+    ),
+    "a number for a job": (
+        {"answers": {"StartTransientUnit": ("u", (7,))}}, "the bus answers something else"
+    ),
+    "nothing for a job": (
+        {"answers": {"StartTransientUnit": (None, ())}}, "the bus answers something else"
+    ),
+    "a lie": ({"moves": False}, "says it started jail-"),
+    "root's": ({"mode": 0o555}, "isn't ours to write"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+async def test_what_systemd_refuses_is_a_reason(
+    cgroups: CgroupTree, facts: HostFacts, address: str, what: str
+) -> None:
+    changes, words = REFUSALS[what]
+    async with serving(FakeSystemd(cgroups, **changes).serve, address):
+        said = await refuse(facts)
+    assert said.startswith("scope: ") and words in said
+
+
+@pytest.mark.parametrize("method", ["Subscribe", "StartTransientUnit"])
+async def test_a_silent_systemd_is_not_waited_for_long(
+    cgroups: CgroupTree,
+    facts: HostFacts,
+    address: str,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scope, "SCOPE_TIMEOUT_S", 0.2)
+    async with serving(FakeSystemd(cgroups, answers={method: None}).serve, address):
+        assert await refuse(facts) == "scope: no answer from systemd within 0.2 s"
+
+
+async def test_a_bus_without_systemd_is_a_reason(facts: HostFacts, address: str) -> None:
+    assert "org.freedesktop.systemd1" in await refuse(facts)
+
+
+async def test_a_bus_of_another_pid_namespace_moves_nobody(
+    cgroups: CgroupTree, facts: HostFacts, address: str
+) -> None:
+    """There our pid is a stranger's."""
+    script = (
+        "import trio; from jail.cgroup import bus, scope\n"
+        "async def main():\n"
+        f"    async with bus.open_bus({address.split('=')[1].split(',')[0]!r}) as ours:\n"
+        "        await scope._start_scope(ours, 1)\n"
+        "trio.run(main)\n"
+    )
+    systemd = FakeSystemd(cgroups)
+    inside = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child"]
+    async with serving(systemd.serve, address):
+        done = await trio.run_process(
+            [*inside, sys.executable, "-c", script], capture_stderr=True, check=False
+        )
+    assert b"BusError: the bus is of another pid namespace" in done.stderr
+    assert systemd.asked == []
+
+
+@pytest.fixture
+def raw(
+    facts: HostFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Serve], AbstractAsyncContextManager[None]]:
+    """A socket where a bus should be, served by whatever a test wants."""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path}/raw")
+
+    @asynccontextmanager
+    async def open_raw(serve: Serve) -> Any:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
+            plain.bind(f"{tmp_path}/raw")
+            plain.listen()
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(plain))
+            async with serving(trio.serve_listeners, serve, [listener]):
+                yield
+
+    return open_raw
+
+
+def answer_login(then: bytes, *, repeat: int = 1) -> Serve:
+    """Lets anybody in, and then says this."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        told = b""
+        while b"\r\n" not in told:  # b"\0", and then AUTH
+            told += await stream.receive_some()
+        await stream.send_all(b"OK 0123456789abcdef0123456789abcdef\r\n")
+        await stream.receive_some()
+        try:
+            for _ in range(repeat):
+                await stream.send_all(then)
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            return
+
+    return serve
+
+
+def say(text: bytes) -> Serve:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(text)
+        while await stream.receive_some():
+            pass
+
+    return serve
+
+
+async def hang_up(stream: trio.SocketStream) -> None:
+    await stream.aclose()
+
+
+SIGNAL = b"l\4\1\1\0\0\0\0\1\0\0\0\0\0\0\0"
+NONSENSE: dict[str, tuple[Serve, str]] = {
+    "hangs up": (hang_up, "hung up"),
+    "rejected": (say(b"REJECTED ANONYMOUS\r\n"), "lets us not in"),
+    "another protocol": (say(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "lets us not in"),
+    "binary": (say(bytes(range(256)) * 64), "lets us not in"),
+    "zeros": (answer_login(b"\0" * 64), "talks no D-Bus"),
+    "text": (answer_login(b"hello, world\r\n" * 9), "talks no D-Bus"),
+    "no known type": (answer_login(b"l\11\1\1" + SIGNAL[4:]), "talks no D-Bus"),
+    "broken fields": (
+        answer_login(b"l\1\0\1\0\0\0\0\1\0\0\0\x08\0\0\0\1\1o\0\xff\xff\xff\xff"), "talks no D-Bus"
+    ),
+    "signals without end": (answer_login(SIGNAL * 256, repeat=9999), "more than"),
+    "a message without end": (
+        answer_login(b"l\2\1\1\0\0\0\x07" + bytes(1 << 12), repeat=9999), "more than"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+async def test_what_is_no_bus_is_a_reason(raw: Any, facts: HostFacts, what: str) -> None:
+    serve, words = NONSENSE[what]
+    async with raw(serve):
+        assert words in await refuse(facts)
+
+
+@pytest.mark.parametrize("text", [b"", b"OK 0123456789abcdef0123456789abcdef\r\n"])
+async def test_a_silent_bus_is_not_waited_for_long(
+    raw: Any, facts: HostFacts, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scope, "SCOPE_TIMEOUT_S", 0.2)
+    async with raw(say(text)):
+        assert await refuse(facts) == "scope: no answer from systemd within 0.2 s"
+
+
+async def test_a_cancelled_question_leaves_no_descriptor(
+    raw: Any, facts: HostFacts, cgroups: CgroupTree
+) -> None:
+    async with raw(say(b"")):
+        before = os.listdir("/proc/self/fd")
+        with trio.move_on_after(0.1) as cancelled:
+            await scope.move_to_scope(facts, ZYGOTE)
+        assert cancelled.cancelled_caught
+        with trio.fail_after(5):  # the server sees the end, and closes its own
+            while len(os.listdir("/proc/self/fd")) > len(before):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+async def test_the_next_bus_is_tried(
+    cgroups: CgroupTree, facts: HostFacts, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session's own bus, such as dbus-run-session makes one, has no systemd on it."""
+    folder = Path(address.split("=")[1].split(",")[0]).parent
+    (folder / "other").mkdir()
+    with open_daemon(folder / "other") as other:
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", other)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        async with serving(FakeSystemd(cgroups).serve, address):
+            assert read_pids(await scope.move_to_scope(facts, ZYGOTE)) == (ZYGOTE,)
+
+
+async def test_without_a_bus_or_systemd_nothing_is_tried(
+    cgroups: CgroupTree, facts: HostFacts
+) -> None:
+    said = await refuse(facts)
+    assert (
+        said == f"scope: no bus to ask systemd by: no socket at unix:path=/run/user/{NO_USER}/bus"
+    )
+    bare = cgroups.facts(cgroups.mount / "session-1.scope", uid=NO_USER, systemd=False)
+    assert await refuse(bare) == "scope: systemd does not run here"
+
+
+def test_a_scope_is_predicted_where_one_can_be_asked_for(
+    cgroups: CgroupTree, facts: HostFacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service = cgroups.add("user@1000.service", pids__max="40")
+    assert facts.cgroup is not None
+    place = CgroupFacts(
+        cgroups.mount, facts.cgroup.path, user_service=service, user_controllers=("memory", "misc")
+    )
+    asking = cgroups.facts(facts.cgroup.path, uid=NO_USER, systemd=True, cgroup=place)
+    assert predict_grant(asking, None) is None, "no bus"
+    (tmp_path / "bus").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    grant = predict_grant(asking, None)
+    assert isinstance(grant, Grant)
+    assert (grant.origin, grant.path) == ("scope", str(service))
+    assert grant.controllers == {"memory"}
+    assert grant.room.pids == 40
+
+
+def test_addresses_are_read_as_the_bus_writes_them(tmp_path: Path) -> None:
+    assert bus.parse_address("unix:path=/run/user/1/bus,guid=0f") == ["/run/user/1/bus"]
+    assert bus.parse_address("unix:abstract=/tmp/a;unix:path=/b%20c") == ["\0/tmp/a", "/b c"]
+    for text in ("", "unix:", "unix:path", "tcp:host=a,port=1", "unix:path=", "x", "unix:path=%00"):
+        assert bus.parse_address(text) == [], text
+    (tmp_path / "bus").touch()
+    there = f"unix:path={tmp_path}/bus"
+    assert bus.list_sockets([there, "unix:path=/nonexistent", there]) == [f"{tmp_path}/bus"]
+    assert scope.list_addresses(0) == ["unix:path=/run/dbus/system_bus_socket"]
+
+
+def test_no_library_is_loaded_before_there_is_a_bus() -> None:
+    script = "import sys, jail.supervisor; print('jeepney' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
