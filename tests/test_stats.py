@@ -19,7 +19,7 @@ import trio
 from jail import Supervisor
 from tests.command import PATIENCE_S, Done, open_terminal, run_jail, start_jail
 from tests.conftest import OpenJail
-from tests.sight import find_zygotes
+from tests.sight import find_children, find_zygotes
 
 MiB: Final = 1024 * 1024
 SPIN: Final = "held = bytearray(32 << 20)\nprint('on', flush=True)\nwhile True: pass"
@@ -42,6 +42,17 @@ def follow(*words: str) -> Iterator[IO[bytes]]:
     with start_jail(*words, command="stats") as process:
         assert process.stdout is not None
         yield process.stdout
+
+
+def find_init(supervisor_pid: int) -> str:
+    """Of the one jail of a ``jail run``, once it is built."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        for zygote in find_children(supervisor_pid, "jail:zygote"):
+            for init in find_children(zygote, "jail:agent"):
+                return str(init)
+        time.sleep(0.01)
+    raise AssertionError("no jail")
 
 
 # -- who is a jail --------------------------------------------------------------------------------
@@ -69,23 +80,23 @@ async def test_an_idle_jail_is_one_and_a_spare_for_the_next_is_none(
 ) -> None:
     async with supervisor.open_jail() as first, supervisor.open_jail() as second:
         done = await call("--json", "--no-stream")
-    told = parse_lines(done.stdout)
-    assert {each["jail"] for each in told} >= {first.init_pid, second.init_pid}
-    own = [each for each in told if each["jail"] in (first.init_pid, second.init_pid)]
-    assert [(each["command"], each["tasks"], each["memory_bytes"]) for each in own] == [
-        (None, 0, 0)
-    ] * 2
-    assert len(told) == 2, "of this user nobody else's jails run beside the tests"
+        spares = {pid for zygote in find_zygotes() for pid in find_children(zygote)}
+    told = {each["jail"]: each for each in parse_lines(done.stdout)}
+    assert told.keys() & spares == {first.init_pid, second.init_pid}
+    for each in (told[first.init_pid], told[second.init_pid]):
+        assert (each["command"], each["tasks"]) == (None, 0)
 
 
 def test_several_supervisors_jails_are_seen_at_once() -> None:
+    pids: list[str] = []
     with ExitStack() as stack:
         for name in (b"one", b"two", b"three"):
             words = ["--", "python3", "-c", RENAME.format(name) + STAY]
             process = stack.enter_context(start_jail(*words))
             assert process.stdout is not None
             assert process.stdout.readline() == b"on\n"
-        done = run_jail("--no-stream", command="stats")
+            pids.append(find_init(process.pid))
+        done = run_jail("--no-stream", *pids, command="stats")
     lines = done.stdout.decode().splitlines()
     assert lines[0].split()[:3] == ["JAIL", "COMMAND", "AGE"]
     assert sorted(line.split()[1] for line in lines[1:]) == ["one", "three", "two"]
@@ -110,8 +121,12 @@ async def test_a_program_that_takes_our_names_is_no_jail(supervisor: Supervisor)
     ):
         assert process.stdout is not None
         await process.stdout.receive_some()
-        (told,) = parse_lines((await call("--json", "--no-stream")).stdout)
-    assert (told["jail"], told["command"], told["tasks"]) == (j.init_pid, "jail:zygote", 2)
+        inside = {each for zygote in find_children(j.init_pid) for each in find_children(zygote)}
+        told = parse_lines((await call("--json", "--no-stream")).stdout)
+    (own,) = [each for each in told if each["jail"] == j.init_pid]
+    assert (own["command"], own["tasks"]) == ("jail:zygote", 2)
+    assert len(inside) == 1
+    assert not inside & {each["jail"] for each in told}
 
 
 async def test_a_jail_is_what_its_daemons_use_too(supervisor: Supervisor) -> None:
@@ -124,7 +139,7 @@ async def test_a_jail_is_what_its_daemons_use_too(supervisor: Supervisor) -> Non
         await process.stdout.receive_some()
         with trio.fail_after(PATIENCE_S):
             while True:
-                done = await call("--json", "--no-stream", "--interval", "0.1s")
+                done = await call("--json", "--no-stream", "--interval", "0.1s", str(j.init_pid))
                 (told,) = parse_lines(done.stdout)
                 if told["memory_bytes"] > 48 * MiB:
                     break
@@ -137,8 +152,9 @@ def test_a_name_full_of_escapes_is_made_harmless_in_the_table_and_kept_in_the_js
     with start_jail("--", "python3", "-c", RENAME.format(name) + STAY) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        table = run_jail("--no-stream", command="stats")
-        told = run_jail("--json", "--no-stream", command="stats")
+        pid = find_init(process.pid)
+        table = run_jail("--no-stream", pid, command="stats")
+        told = run_jail("--json", "--no-stream", pid, command="stats")
     assert b"\x1b" not in table.stdout
     assert "?[2J)?) S 1 " in table.stdout.decode()
     assert len(table.stdout.splitlines()) == 2
@@ -172,9 +188,7 @@ async def test_looks_follow_one_another_and_those_named_alone_are_shown(
 
 def test_it_ends_when_the_jails_that_were_named_have_ended() -> None:
     with start_jail("--", "sleep", "60") as run:
-        with follow("--json", "--interval", "0.1s") as lines:
-            pid = json.loads(lines.readline())["jail"]
-        words = ("--json", "--interval", "0.1s", str(pid))
+        words = ("--json", "--interval", "0.1s", find_init(run.pid))
         with start_jail(*words, command="stats", stderr=subprocess.PIPE) as stats:
             assert stats.stdout is not None and stats.stderr is not None
             stats.stdout.readline()

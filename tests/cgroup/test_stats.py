@@ -1,4 +1,4 @@
-"""``jail stats``, ``pause`` and ``resume`` where a jail has a cgroup: its books, and its freezer."""
+"""``jail stats``, ``pause`` and ``resume`` where jails have cgroups: their books, the freezer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from jail import Supervisor
-from tests.command import Done, run_jail, start_jail
+from tests.command import Done, open_terminal, run_jail, start_jail
 from tests.sight import wait_until
 
 MiB: Final = 1024 * 1024
@@ -116,6 +116,20 @@ def test_a_paused_jail_is_ended_by_a_signal_like_any_other(number: signal.Signal
         run.send_signal(number)
         assert run.wait(SLOW_S) == 128 + number
         assert run.stderr.read() == f"jail: interrupted by {number.name}\n".encode()
+
+
+def test_on_a_terminal_the_keys_are_ours_until_the_jail_is_resumed() -> None:
+    """Ctrl-C ends a paused jail; from the start on it is the program's."""
+    script = "trap 'echo caught; exit 9' INT; stty -echo; echo ready; while :; do sleep 0.1; done"
+    for resumes in (False, True):
+        with open_terminal("--pause", "-i", "-t", "--", "sh", "-c", script) as terminal:
+            line = terminal.read_until(b"\r\n").decode()
+            if resumes:
+                assert run_jail(line.split()[-1], command="resume").status == 0
+                terminal.read_until(b"ready")
+            terminal.type(b"\x03")
+            assert terminal.wait() == (9 if resumes else 130)
+            assert (b"caught" in terminal.read_to_end()) == resumes
 
 
 async def test_a_jail_that_is_over_is_no_jail(supervisor: Supervisor) -> None:
