@@ -17,12 +17,18 @@ import pytest
 import trio
 
 from jail import Supervisor
-from tests.command import PATIENCE_S, Done, open_terminal, run_jail, start_jail
+from tests.command import JAIL, PATIENCE_S, Done, open_terminal, run_jail, start_jail
 from tests.conftest import OpenJail
 from tests.sight import find_children, find_zygotes
 
 MiB: Final = 1024 * 1024
 SPIN: Final = "held = bytearray(32 << 20)\nprint('on', flush=True)\nwhile True: pass"
+NO_JAILS: Final = b"jail: no jails are running\n"
+ALONE: Final = (
+    *("unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc"),
+    *(*JAIL, "stats"),
+)
+"""where no process is seen but its own: this user may be running jails"""
 RENAME: Final = "open('/proc/self/comm', 'wb').write({!r})\n"
 STAY: Final = "print('on', flush=True)\nimport time; time.sleep(60)"
 
@@ -166,13 +172,22 @@ def test_a_name_full_of_escapes_is_made_harmless_in_the_table_and_kept_in_the_js
 
 
 def test_without_jails_it_says_so_and_goes_on_or_ends() -> None:
-    assert run_jail("--no-stream", command="stats") == (0, b"", "jail: no jails are running\n")
-    with start_jail("--json", command="stats", stderr=subprocess.PIPE) as stats:
-        assert stats.stderr is not None
-        assert stats.stderr.readline() == b"jail: no jails are running\n"
-        with start_jail("--", "sleep", "60"):
-            assert stats.stdout is not None
-            assert json.loads(stats.stdout.readline())["command"] == "sleep"
+    once = subprocess.run([*ALONE, "--no-stream"], capture_output=True, timeout=PATIENCE_S)
+    assert (once.returncode, once.stdout, once.stderr) == (0, b"", NO_JAILS)
+    with subprocess.Popen(ALONE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as stats:
+        assert stats.stdout is not None and stats.stderr is not None
+        assert stats.stderr.readline() == NO_JAILS
+        with pytest.raises(subprocess.TimeoutExpired):
+            stats.wait(2)
+        stats.stdout.close()  # a reader who has gone ends it, though there is nothing to say
+        assert stats.wait(PATIENCE_S) == 141
+        assert stats.stderr.read() == b""
+
+
+def test_a_jail_that_comes_later_is_seen() -> None:
+    with follow("--json", "--interval", "0.1s") as lines, start_jail("--", "sleep", "60") as run:
+        pid = find_init(run.pid)
+        assert any(json.loads(line)["jail"] == int(pid) for line in lines)
 
 
 async def test_looks_follow_one_another_and_those_named_alone_are_shown(
@@ -212,15 +227,6 @@ async def test_jails_that_come_and_go_disturb_nobody(supervisor: Supervisor) -> 
     assert j.init_pid in {each["jail"] for each in parse_lines(out)}
 
 
-def test_a_reader_who_has_gone_ends_it_though_there_is_nothing_to_say() -> None:
-    with start_jail(command="stats", stderr=subprocess.PIPE) as stats:
-        assert stats.stdout is not None and stats.stderr is not None
-        stats.stderr.readline()
-        stats.stdout.close()
-        assert stats.wait(PATIENCE_S) == 141
-        assert stats.stderr.read() == b""
-
-
 def test_on_a_terminal_one_table_is_written_over() -> None:
     with (
         start_jail("--", "sleep", "60"),
@@ -239,8 +245,8 @@ def test_on_a_terminal_one_table_is_written_over() -> None:
 
 def test_between_two_looks_it_uses_no_processor() -> None:
     with (
-        start_jail("--", "sleep", "60"),
-        start_jail("--json", "--interval", "1s", command="stats") as stats,
+        start_jail("--", "sleep", "60") as run,
+        start_jail("--json", "--interval", "1s", find_init(run.pid), command="stats") as stats,
     ):
         assert stats.stdout is not None
         stats.stdout.readline()
