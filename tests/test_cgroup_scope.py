@@ -291,14 +291,16 @@ def test_a_scope_is_predicted_where_one_can_be_asked_for(
     service = cgroups.add("user@1000.service", pids__max="40")
     assert facts.cgroup is not None
     place = replace(facts.cgroup, user_service=service, user_controllers=("memory", "misc"))
-    grant = predict_grant(replace(facts, cgroup=place), None)
-    assert grant is not None
+    grant, passed_over = predict_grant(replace(facts, cgroup=place), None)
+    assert grant is not None and len(passed_over) == 1
     assert (grant.origin, grant.path) == ("scope", str(service))
     assert grant.controllers == {"memory"} and grant.room.pids == 40
-    assert predict_grant(replace(facts, cgroup=place, buses=()), None) is None
+    none, passed_over = predict_grant(replace(facts, cgroup=place, buses=()), None)
+    assert none is None and "no D-Bus" in passed_over[1]
     bare = replace(place, user_controllers=())
-    assert predict_grant(replace(facts, cgroup=bare), None) is None
-    root = predict_grant(replace(facts, uid=0), None)
+    none, passed_over = predict_grant(replace(facts, cgroup=bare), None)
+    assert none is None and "no controllers" in passed_over[1]
+    root, _ = predict_grant(replace(facts, uid=0), None)
     assert root is not None and root.controllers == WANTED
 
 

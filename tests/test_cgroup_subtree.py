@@ -179,6 +179,17 @@ async def test_jails_that_are_left_end_with_their_subtree(cgroups: CgroupTree) -
     assert cgroups.names(own) == set()
 
 
+async def test_a_jail_that_is_dying_is_waited_for(cgroups: CgroupTree) -> None:
+    own = cgroups.add("app.scope")
+    subtree = await open_one(cgroups.facts(own))
+    cgroups.make_directory(own / f"{subtree.prefix}3")
+    cgroups.hold(own / f"{subtree.prefix}3", kills=3)
+    cgroups.put(own / make_host_name(read_owner()), "cgroup.procs", str(os.getpid()))
+    await subtree.end_jails()
+    subtree.close()
+    assert cgroups.names(own) == set() == cgroups.enabled(own)
+
+
 async def test_a_parent_that_vanished_is_no_error(cgroups: CgroupTree) -> None:
     here, parent = cgroups.add("a"), cgroups.add("given")
     subtree = await open_one(cgroups.facts(here), "/given")
@@ -268,7 +279,7 @@ async def test_without_a_v2_tree_there_is_one_reason() -> None:
     assert reasons == ("no cgroup v2 tree is mounted where we are",)
     with pytest.raises(HostError, match="no cgroup v2 tree"):
         await open_subtree(make_facts(), "/a", ZYGOTE)
-    assert predict_grant(make_facts(), None) is None
+    assert predict_grant(make_facts(), None) == (None, reasons)
 
 
 async def test_a_given_parent_has_no_fallback(cgroups: CgroupTree) -> None:
@@ -283,7 +294,7 @@ async def test_what_is_predicted_is_what_is_given(cgroups: CgroupTree) -> None:
     own = cgroups.add("app.scope", pids__max="100")
     facts = cgroups.facts(own)
     for parent in (None, "/app.scope"):
-        predicted = predict_grant(facts, parent)
+        predicted, _ = predict_grant(facts, parent)
         subtree = await open_one(facts, parent)
         assert subtree.grant == predicted
         cgroups.put(own / make_host_name(read_owner()), "cgroup.procs", str(os.getpid()))

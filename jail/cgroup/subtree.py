@@ -54,6 +54,12 @@ class Subtree:
             self.fd = -1
             self._arrangement.undo()
 
+    async def end_jails(self) -> None:
+        """Those that a zygote which was killed has left: they are dying, and who is last in the
+        parent gives it back only when their cgroups are gone.
+        """
+        await self._arrangement.end_jails()
+
 
 async def open_subtree(
     facts: HostFacts, parent: str | None, zygote_pid: int
@@ -78,24 +84,28 @@ async def open_subtree(
     return None, tuple(passed)
 
 
-def predict_grant(facts: HostFacts, parent: str | None) -> Grant | None:
+def predict_grant(facts: HostFacts, parent: str | None) -> tuple[Grant | None, tuple[str, ...]]:
     """What :func:`open_subtree` would give, by a look that changes nothing."""
     if facts.cgroup is None:
-        return None
+        return None, (NO_TREE,)
     family = {os.getpid()}
     if parent is not None:
         found = find_given(facts, parent, family)
-        return _make_grant(facts, "given", found.path, found.controllers)
+        return _make_grant(facts, "given", found.path, found.controllers), ()
     own = find_own(facts, family)
     if not isinstance(own, str):
-        return _make_grant(facts, "own", own.path, own.controllers)
-    service, controllers = find_manager(facts, facts.cgroup)
+        return _make_grant(facts, "own", own.path, own.controllers), ()
     try:
-        find_buses(facts)
-    except PassedOver:
-        return None
+        return _predict_scope(facts, facts.cgroup), (own,)
+    except PassedOver as reason:
+        return None, (own, str(reason))
+
+
+def _predict_scope(facts: HostFacts, cgroup: CgroupFacts) -> Grant:
+    find_buses(facts)
+    service, controllers = find_manager(facts, cgroup)
     if not controllers:
-        return None
+        raise PassedOver("scope: your service manager has no controllers to hand on")
     return _make_grant(facts, "scope", service, controllers)
 
 

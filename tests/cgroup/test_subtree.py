@@ -125,15 +125,28 @@ def test_what_was_enabled_for_others_stays_enabled() -> None:
 
 def test_two_supervisors_share_a_given_parent() -> None:
     done = run_with_parent("""
-        run --cgroup-parent "$parent" --memory 64m --require memory=cgroup -- sleep 60 &
+        $JAIL --cgroup-parent "$parent" --memory 64m --require memory=cgroup -- sleep 60 &
         until_ '[ -n "$(leaves)" ]'
         run --cgroup-parent "$parent" --memory 64m --require memory=cgroup -- true
         cat "$parent/cgroup.subtree_control"
-        kill $(cat "$parent"/jail-*-host/cgroup.procs) && wait
+        kill $!
+        wait $! || true
         left
     """)
-    assert done.status == 0, done.stderr
+    assert done.status == 0 and done.stderr.startswith("status 0\n"), done.stderr
     assert done.stdout == b"cpu io memory pids\n", "the first one's, while it lives"
+
+
+def test_a_killed_zygote_s_parent_is_given_back() -> None:
+    done = run_with_parent("""
+        run --cgroup-parent "$parent" -- sleep 60 &
+        until_ '[ -n "$(leaves)" ]'
+        kill -9 $(cat "$parent"/jail-*-host/cgroup.procs)
+        wait
+        left
+    """)
+    assert (done.status, done.stdout) == (0, b"")
+    assert done.stderr.endswith("status 125\n")
 
 
 def test_a_supervisor_below_another_one_takes_the_same_parent() -> None:
@@ -183,7 +196,7 @@ def test_what_the_killed_leave_in_a_given_parent_is_swept_at_the_next_start(vict
         until_ '[ -n "$(leaves)" ]'
         zygote=$(cat "$parent"/jail-*-host/cgroup.procs)
         kill -9 {victims}
-        until_ '! kill -0 $zygote 2>/dev/null'
+        until_ '! grep -q . "$parent"/jail-*/cgroup.procs'
         find "$parent" -name 'jail-*' | wc -l
         run --cgroup-parent "$parent" -- true
         left
