@@ -87,7 +87,7 @@ class HostFacts:
     ``proc_covered`` the mounts that hide parts of it. ``cgroup`` is None without a v2 tree.
     ``buses`` are the sockets by which systemd can be asked (see :func:`jail.place.read_buses`).
     ``process_limit`` and ``file_limit`` are our soft RLIMIT_NPROC and RLIMIT_NOFILE, -1 for none.
-    ``cpus`` is the number of processors that are online.
+    ``cpus`` are the numbers of the processors that we may run on.
     """
 
     kernel: tuple[int, int, int]
@@ -122,7 +122,7 @@ class HostFacts:
     file_limit: int
     cgroup: CgroupFacts | None
     buses: tuple[str, ...]
-    cpus: int
+    cpus: frozenset[int]
     runtime_dir: Path
     cache_dir: Path
 
@@ -179,7 +179,7 @@ def make_facts(**changes: Any) -> HostFacts:
         file_limit=1024,
         cgroup=None,
         buses=(),
-        cpus=4,
+        cpus=frozenset(range(4)),
         runtime_dir=Path("/run/user/1000/jail"),
         cache_dir=Path("/home/alice/.cache/jail"),
     )
@@ -232,7 +232,7 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
         file_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         cgroup=place.read_cgroup(uid, mountinfo),
         buses=place.read_buses(uid),
-        cpus=os.cpu_count() or 1,
+        cpus=frozenset(os.sched_getaffinity(0)),
         runtime_dir=place.read_runtime_dir(uid),
         cache_dir=place.read_cache_dir(uid, home),
     )

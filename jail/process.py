@@ -21,7 +21,7 @@ from jail.errors import JailBroken, ProgramError, ProtocolError, blame_host
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
 from jail.limit import Limits
 from jail.meter import LOOK_SHARE, Meter
-from jail.result import Result
+from jail.result import Result, Verdict
 from jail.stream import OutputStream
 from jail.terminal import is_master, set_terminal_size
 from jail.units import format_size
@@ -114,12 +114,16 @@ class Process:
         await self._done.wait()
 
     async def wait_started(self) -> None:
-        """Until it runs (or has run); ProgramError if it can't, JailBroken if the jail broke."""
+        """Until it runs (or has run); ProgramError if it can't, JailBroken if the jail broke.
+
+        One that a limit ended before it began has run for no time: ``wait`` gives the verdict.
+        """
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        if not self._has_run and self._result is not None:
-            raise JailBroken(self._result.message)
+        result = self._result
+        if not self._has_run and result is not None and result.verdict is Verdict.IE:
+            raise JailBroken(result.message)
 
     def send_signal(self, number: int) -> None:
         """To its first process; no-op when that has ended."""
@@ -436,7 +440,9 @@ class Process:
         self._breaches.append(Breach("memory", min([now, *others])))
 
     def open_terminal(self) -> int:
-        """Its terminal's master side, a copy of the caller's own."""
+        """Its terminal's master side, a copy of the caller's own. JailBroken if it has none."""
+        if self._terminal_fd < 0:
+            raise JailBroken(self.get_result().message)
         return os.dup(self._terminal_fd)
 
     def close(self) -> None:

@@ -114,6 +114,17 @@ async def test_a_refused_controller_does_not_cost_the_others(cgroups: CgroupTree
     subtree.close()
 
 
+async def test_what_another_supervisor_enabled_does_not_keep_us_below(cgroups: CgroupTree) -> None:
+    """Where we sat nothing was enabled before the first of us came."""
+    own = cgroups.add("app.scope")
+    cgroups.refusals["cgroup.subtree_control", "+io"] = errno.EBUSY
+    subtree = await open_one(cgroups.facts(own))
+    cgroups.put(own, "cgroup.subtree_control", " ".join(sorted(WANTED)))
+    cgroups.put(own / make_host_name(read_owner()), "cgroup.procs", str(os.getpid()))
+    subtree.close()
+    assert read_pids(own) == (os.getpid(),) and cgroups.enabled(own) == set()
+
+
 @pytest.mark.parametrize("last", ["the first", "the second"])
 @pytest.mark.parametrize("parent", [None, "/app.scope", "/given"])
 async def test_the_last_zygote_of_a_supervisor_gives_all_back(

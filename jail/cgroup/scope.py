@@ -20,7 +20,7 @@ from jail.cgroup.grant import PassedOver
 from jail.host import HostFacts
 from jail.place import SYSTEM_BUS, may_delegate
 
-SCOPE_TIMEOUT_S: Final = 5.0
+SCOPE_TIMEOUT_S: Final = 10.0
 MANAGER: Final = Target(
     "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 )

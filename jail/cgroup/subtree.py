@@ -11,7 +11,7 @@ from typing import Final
 from jail.cgroup import file
 from jail.cgroup.arrange import Arrangement, arrange
 from jail.cgroup.find import find_given, find_own
-from jail.cgroup.grant import WANTED, Grant, PassedOver, Room
+from jail.cgroup.grant import WANTED, WEIGHTS, Grant, PassedOver, Room
 from jail.cgroup.name import make_prefix
 from jail.cgroup.owner import read_owner
 from jail.cgroup.room import read_room
@@ -163,4 +163,5 @@ async def _open_at(facts: HostFacts, origin: str, path: Path, zygote_pid: int) -
 
 def _make_grant(facts: HostFacts, origin: str, path: Path, controllers: frozenset[str]) -> Grant:
     mount = facts.cgroup.mount if facts.cgroup else path
-    return Grant(origin, str(path), frozenset(controllers), read_room(mount, path))
+    files = frozenset(name for name in WEIGHTS if (path / name).exists())
+    return Grant(origin, str(path), frozenset(controllers), read_room(mount, path), files)

@@ -13,6 +13,7 @@ import trio
 
 import jail
 from jail import Jail, JailBroken, Result, Supervisor, Verdict
+from tests.command import run_jail
 from tests.sight import assert_works
 
 MiB: Final = 1024 * 1024
@@ -274,3 +275,15 @@ async def test_without_limits_a_leaf_counts_all_the_same(supervisor: Supervisor)
     assert result.cgroup in ("own", "scope")
     assert result.enforced_by["memory"] == "none"
     assert result.usage.cpu_user_time_s is not None
+
+
+@pytest.mark.parametrize("memory", ["4k", "8k"])
+async def test_a_limit_that_no_program_fits_into_is_its_verdict_all_the_same(
+    supervisor: Supervisor, memory: str
+) -> None:
+    result = await supervisor.run(["true"], memory=memory)
+    assert (result.verdict, result.limit) == (Verdict.MLE, "memory"), result.message
+    async with supervisor.open_jail(memory=memory) as j, j.start(["true"]) as process:
+        assert (await process.wait()).verdict is Verdict.MLE
+    done = await trio.to_thread.run_sync(run_jail, "--memory", memory, "--", "true")
+    assert (done.status, done.stderr.count("\n")) == (137, 1), done.stderr
