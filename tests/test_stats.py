@@ -113,16 +113,20 @@ IMPOSTOR: Final = """\
 import os, time
 def call_myself(name):
     open('/proc/self/comm', 'wb').write(name)
+ready, done = os.pipe()
 if os.fork() == 0:
     call_myself(b'jail:agent')
+    os.write(done, b'.')
     time.sleep(60)
+os.read(ready, 1)
 call_myself(b'jail:zygote')
 """
 
 
-async def test_a_program_that_takes_our_names_is_no_jail(supervisor: Supervisor) -> None:
+async def test_a_program_that_takes_our_names_is_no_jail(open_jail: OpenJail) -> None:
+    """Not even with the one id that is ours."""
     async with (
-        supervisor.open_jail() as j,
+        open_jail() as j,
         j.start(["python3", "-c", IMPOSTOR + STAY]) as process,
     ):
         assert process.stdout is not None
