@@ -67,6 +67,7 @@ class FakeSystemd:
     tree: CgroupTree
     results: tuple[str, ...] = ("done",)
     answers: dict[str, str | tuple[str, tuple[Any, ...]] | None] = field(default_factory=dict)
+    words: str = "said so"
     tells_early: bool = False
     moves: bool = True
     mode: int = 0o755
@@ -96,7 +97,7 @@ class FakeSystemd:
 
     async def _answer_otherwise(self, connection: DBusConnection, message: Any, told: Any) -> None:
         if isinstance(told, str):
-            error = new_error(message, told, "s", ("said so",))
+            error = new_error(message, told, "s", (self.words,))
             await connection.send(error)
         elif told is not None:
             await connection.send(new_method_return(message, *told))

@@ -152,6 +152,16 @@ async def test_a_silent_systemd_is_not_waited_for_long(
     assert said == "scope: no answer from systemd within 0.2 s"
 
 
+async def test_what_systemd_says_is_one_printable_line(cgroups: CgroupTree, bus: str) -> None:
+    denied = "org.freedesktop.DBus.Error.AccessDenied"
+    answers: Any = {"Subscribe": denied}
+    systemd = FakeSystemd(cgroups, answers=answers, words="\x1b[2J\nno" + "!" * 999)
+    async with serving(systemd.serve, bus):
+        said = await refuse(bus)
+    assert said.isprintable() and said.startswith("scope: AccessDenied: \\x1b[2J\\nno!!!")
+    assert len(said) < 300
+
+
 async def test_a_bus_without_systemd_is_a_reason(bus: str) -> None:
     assert "org.freedesktop.systemd1" in await refuse(bus)
 
@@ -299,7 +309,7 @@ def test_a_scope_is_predicted_where_one_can_be_asked_for(
     assert none is None and "no D-Bus" in passed_over[1]
     bare = replace(place, user_controllers=())
     none, passed_over = predict_grant(replace(facts, cgroup=bare), None)
-    assert none is None and "no controllers" in passed_over[1]
+    assert none is None and "none with controllers" in passed_over[1]
     root, _ = predict_grant(replace(facts, uid=0), None)
     assert root is not None and root.controllers == WANTED
 

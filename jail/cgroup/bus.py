@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import trio
 
+from jail.errors import make_line
 from jail.place import is_abstract
 
 READ_BYTES: Final = 4096
+SHOWN_CHARS: Final = 200
 MAX_BYTES: Final = 1024 * 1024
 """of all that one connection is told: more is no answer to us"""
 
@@ -68,7 +70,7 @@ class Bus:
             if reply.header.fields.get(HeaderFields.reply_serial) != serial:
                 self._unread.append(reply)
             elif reply.header.message_type is MessageType.error:
-                raise BusError(_describe_refusal(reply))
+                raise BusError(make_line(_describe_refusal(reply)[:SHOWN_CHARS]))
             else:
                 return tuple(reply.body)
 

@@ -105,7 +105,7 @@ def _predict_scope(facts: HostFacts, cgroup: CgroupFacts) -> Grant:
     find_buses(facts)
     service, controllers = find_manager(facts, cgroup)
     if not controllers:
-        raise PassedOver("scope: your service manager has no controllers to hand on")
+        raise PassedOver("scope: no service manager of yours runs, or none with controllers")
     return _make_grant(facts, "scope", service, controllers)
 
 
