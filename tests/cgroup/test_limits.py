@@ -125,7 +125,7 @@ async def test_a_living_jail_that_ran_out_of_memory_is_broken_and_says_so(
         assert (await j.run(["true"])).ok
         result = await j.run(["python3", "-c", f"b = bytearray({128 * MiB})"])
         assert result.verdict is Verdict.MLE
-        with pytest.raises(JailBroken):
+        with pytest.raises(JailBroken, match="memory limit"):
             await j.run(["true"])
 
 
@@ -277,13 +277,17 @@ async def test_without_limits_a_leaf_counts_all_the_same(supervisor: Supervisor)
     assert result.usage.cpu_user_time_s is not None
 
 
-@pytest.mark.parametrize("memory", ["4k", "8k"])
-async def test_a_limit_that_no_program_fits_into_is_its_verdict_all_the_same(
-    supervisor: Supervisor, memory: str
-) -> None:
-    result = await supervisor.run(["true"], memory=memory)
+async def test_a_limit_that_no_program_fits_into_says_so(supervisor: Supervisor) -> None:
+    """Asked for at once, the program has the verdict; later there may be no jail left to ask."""
+    result = await supervisor.run(["true"], memory="4k")
     assert (result.verdict, result.limit) == (Verdict.MLE, "memory"), result.message
-    async with supervisor.open_jail(memory=memory) as j, j.start(["true"]) as process:
-        assert (await process.wait()).verdict is Verdict.MLE
-    done = await trio.to_thread.run_sync(run_jail, "--memory", memory, "--", "true")
-    assert (done.status, done.stderr.count("\n")) == (137, 1), done.stderr
+    async with supervisor.open_jail(memory="4k") as j:
+        try:
+            async with j.start(["true"]) as process:
+                said = (await process.wait()).message
+        except JailBroken as error:
+            said = str(error)
+    assert "memory limit of 4.0 KiB reached" in said
+    done = await trio.to_thread.run_sync(run_jail, "--memory", "4k", "--", "true")
+    assert done.status in (125, 137)
+    assert "memory limit of 4.0 KiB reached" in done.stderr
