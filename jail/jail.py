@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import trio
 
@@ -19,10 +20,10 @@ from jail.check import check_env, check_host_path
 from jail.errors import HostError, JailBroken, SpecError, blame_host
 from jail.kernel.process import kill_pidfd
 from jail.plan import Plan
-from jail.process import Process, make_meter
+from jail.process import Process, describe_limit, make_meter
 from jail.program import make_program, merge_limits
 from jail.result import Result
-from jail.session import Session
+from jail.session import AGENT_GONE, Session
 from jail.spec import ProgramSpec
 from jail.stream import Collector, OutputStream, feed, fill, open_pipe
 from jail.teardown import Init
@@ -72,6 +73,7 @@ class Jail:
             leaf_origin=plan.grant.origin if plan.grant is not None else None,
         )
         session.on_break = self.kill
+        session.tell_end = self._tell_end
 
     async def wait_built(self) -> None:
         """Until its programs can run. HostError or SpecError when it can't be built."""
@@ -108,6 +110,14 @@ class Jail:
             system_us=inside.system_us,
             memory_bytes=memory_bytes,
         )
+
+    def _tell_end(self) -> str:
+        """Why its agent has gone, as far as the kernel's books say."""
+        with suppress(OSError):
+            account = Account() if self._leaf is None else self._leaf.read_account()
+            if account.own_ooms and account.oom_kills:
+                return f"out of memory: {describe_limit('memory', self.plan.spec.limits)}"
+        return AGENT_GONE
 
     @property
     def enforced_by(self) -> Mapping[str, str]:
@@ -263,7 +273,15 @@ class Jail:
             ends = [self._open_stdin(process, data, streams, theirs)]
             ends += self._open_outputs(process, limit, streams, theirs)
             request = wire.Exec(number, *self._make_exec(program))
+            await self._send_exec(process, request, ends)
+
+    async def _send_exec(self, process: Process, request: Any, ends: Sequence[int] = ()) -> None:
+        """Where a limit ends the jail meanwhile, that is the result and no failure."""
+        try:
             await self._session.send(request, ends, process)
+        except JailBroken:
+            if not process.is_judged:
+                raise
 
     def _open_outputs(
         self, process: Process, limit: int | None, streams: ExitStack, theirs: ExitStack
@@ -311,7 +329,7 @@ class Jail:
         limit = merge_limits(self.plan.spec.limits, program).output_bytes
         rows, columns = size
         request = wire.ExecTerminal(number, *self._make_exec(program), rows, columns)
-        await self._session.send(request, sender=process)
+        await self._send_exec(process, request)
         process.start_watch()
         await process.wait_started()
         master = process.open_terminal()

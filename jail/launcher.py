@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 import trio
 
-from jail.background import open_background, run_together
+from jail.background import Background, open_background, run_together
 from jail.cgroup.grant import Grant
 from jail.cgroup.leaf import Leaf
 from jail.cgroup.setting import Setting
@@ -76,6 +76,8 @@ class Launcher:
         """below it each jail has its leaf"""
         self.passed_over: tuple[str, ...] = ()
         """why there is none, or none that would have been taken before it"""
+        self.background: Background | None = None
+        """for what nobody waits for"""
         self.gone = trio.Event()
         """set when the zygote has hung up: it serves nobody any more"""
 
@@ -112,7 +114,7 @@ class Launcher:
             await self._send(message, [session.fileno()])
             await reply.event.wait()
         except BaseException:
-            _close_all(reply.fds)
+            self._give_back(reply.message, reply.fds)
             raise
         finally:
             del self._replies[jail]
@@ -120,14 +122,30 @@ class Launcher:
             raise JailBroken("the zygote died")
         if reply.message[0] == "CloneFailed":
             raise HostError.at_step(reply.message[2], reply.message[3])
-        return self._make_born(reply)
+        return self._make_born(reply.message, reply.fds)
 
-    def _make_born(self, reply: _Reply) -> Born:
-        pid, *rest = reply.message[2:]
-        if not rest or self.subtree is None:
-            return Born(pid, reply.fds[0], None)
-        name = f"{self.subtree.prefix}{rest[0]}"
-        return Born(pid, reply.fds[0], Leaf(f"{self.subtree.grant.path}/{name}", reply.fds[1]))
+    def _make_born(self, message: list[Any], fds: list[int]) -> Born:
+        kind = link.Cloned if self.subtree is None else link.ClonedInto
+        if message[0] != kind.__name__ or len(fds) < link.FDS[kind]:
+            # What our table of descriptors has no room for the kernel drops: unix(7), MSG_CTRUNC.
+            self._give_back(message, fds)
+            raise HostError.at_step("descriptors", errno.EMFILE)
+        if self.subtree is None:
+            return Born(message[2], fds[0], None)
+        path = f"{self.subtree.grant.path}/{self.subtree.prefix}{message[3]}"
+        return Born(message[2], fds[0], Leaf(path, fds[1]))
+
+    def _give_back(self, message: list[Any], fds: list[int]) -> None:
+        """Nobody takes this answer, so the zygote has to end what it tells of."""
+        _close_all(fds)
+        tells_of_one = bool(message) and message[0] != "CloneFailed"
+        if tells_of_one and self.background is not None and not self.gone.is_set():
+            leaf = message[3] if message[0] == "ClonedInto" else -1
+            self.background.start_soon(self._abandon, link.Abandon(message[1], leaf))
+
+    async def _abandon(self, message: link.Abandon) -> None:
+        with suppress(JailBroken, HostError):  # with the zygote all of it goes
+            await self._send(message, [])
 
     async def find_cgroup(self, facts: HostFacts, parent: str | None) -> None:
         """If one is found, each jail is born into a leaf of it from here on."""
@@ -180,7 +198,7 @@ class Launcher:
         named = message[0] in ("Unshared", "UnshareFailed")
         reply = self._unshared if named else self._replies.get(message[1])
         if reply is None:  # its caller was cancelled
-            _close_all(fds)
+            self._give_back(message, fds)
             return
         reply.message, reply.fds = message, fds
         reply.event.set()
@@ -230,6 +248,7 @@ async def open_launcher(
     launcher = Launcher(process, trio.socket.from_stdlib_socket(ours))
     try:
         async with open_background() as background:
+            launcher.background = background
             await background.start(launcher.read_replies)
             prepare = [partial(launcher.find_cgroup, facts, cgroup_parent)]
             if ids == "subuid":

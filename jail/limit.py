@@ -87,8 +87,10 @@ class Limits:
             check_number(getattr(self, name), name)
         for name in ("cpu_time_s", "wall_time_s", "cpus"):
             check_number(getattr(self, name), name, (int, float))
-        for each in self.ulimits:
+        for each in check_list(self.ulimits, "ulimits"):
             _check_ulimit(each)
+        for each in check_list(self.throttles, "throttles"):
+            _check_throttle(each)
         _check_range(self.cpu_shares, CPU_SHARES, "cpu_shares")
         _check_range(self.blkio_weight, BLKIO_WEIGHT, "blkio_weight")
         if self.cpus is not None and self.cpus < FEWEST_CPUS:
@@ -119,7 +121,8 @@ def make_limits(base: Limits, **words: Any) -> Limits:
 
 def parse_cpus(value: Any, what: str = "cpus") -> float:
     """``1.5``: so many processors' worth of time."""
-    if isinstance(value, bool) or not _CPUS.fullmatch(str(value)) or not float(value):
+    readable = isinstance(value, str | float) or (type(value) is int and 0 < value <= MAX_CPU)
+    if not readable or not _CPUS.fullmatch(str(value)) or not float(value):
         raise SpecError(f"{what}: {show(value)} is no number of processors, such as 1.5")
     return float(value)
 
@@ -131,10 +134,10 @@ def parse_cpuset(value: Any, what: str = "cpuset_cpus") -> frozenset[int]:
         ranges = [(int(m[1]), int(m[2] or m[1])) for m in matches if m is not None]
         if None not in matches and all(low <= high <= MAX_CPU for low, high in ranges):
             return frozenset(n for low, high in ranges for n in range(low, high + 1))
-    elif isinstance(value, Iterable):
-        numbers = frozenset(value)
-        _check_cpuset(numbers)
-        return numbers
+    elif isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | Mapping):
+        numbers = list(value)
+        _check_cpus(numbers)
+        return frozenset(numbers)
     raise SpecError(f"{what}: {show(value)} names no processors; write 0-2,4")
 
 
@@ -217,8 +220,19 @@ def _check_range(value: Any, bounds: tuple[int, int], what: str) -> None:
 def _check_cpuset(cpus: Any) -> None:
     if cpus is None:
         return
+    if not isinstance(cpus, frozenset):
+        raise SpecError(f"cpuset_cpus: {show(cpus)} is no frozenset of numbers")
+    _check_cpus(cpus)
+
+
+def _check_cpus(cpus: Any) -> None:
     if not cpus or any(type(n) is not int or not 0 <= n <= MAX_CPU for n in cpus):
         raise SpecError(f"cpuset_cpus: {show(cpus)} names no processors; write 0-2,4")
+
+
+def _check_throttle(each: Any) -> None:
+    if not isinstance(each, Throttle):
+        raise SpecError(f"throttles: {show(each)} is no Throttle")
 
 
 UNLIMITED: Final = Limits(

@@ -74,6 +74,10 @@ class Meter:
             seconds = self._update_book(watch.read_init(self._view.init_stat_fd))
             usage.cpu_time_s = max(usage.cpu_time_s, seconds)
         usage.cpu_time_s = max(usage.cpu_time_s, cpu_s)
+        self._note_largest(largest_bytes)
+
+    def _note_largest(self, largest_bytes: int) -> None:
+        usage = self.usage
         # exec(2) hands on the peak of the memory it replaces, which after a vfork is the agent's:
         # up to that size it is no more than a bound, and what was seen is better.
         if largest_bytes > self._view.agent_peak_bytes or not usage.memory_peak_bytes:

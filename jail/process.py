@@ -102,6 +102,11 @@ class Process:
         """It has ended and nothing of it is left, or it never started."""
         return self._done.is_set()
 
+    @property
+    def is_judged(self) -> bool:
+        """There is something to be said of it: how it ended, or which limit ended it."""
+        return self._result is not None and self._result.verdict is not Verdict.IE
+
     def get_result(self) -> Result:
         """What ``wait`` gives, once it is gone."""
         if self._refusal is not None:
@@ -114,16 +119,15 @@ class Process:
         await self._done.wait()
 
     async def wait_started(self) -> None:
-        """Until it runs (or has run); ProgramError if it can't, JailBroken if the jail broke.
+        """Until it runs, or has run, or a limit has ended the jail before it could.
 
-        One that a limit ended before it began has run for no time: ``wait`` gives the verdict.
+        ProgramError if it can't, JailBroken if the jail broke.
         """
         await self._started.wait()
         if self._refusal is not None:
             raise self._refusal
-        result = self._result
-        if not self._has_run and result is not None and result.verdict is Verdict.IE:
-            raise JailBroken(result.message)
+        if not self._has_run and self._result is not None and not self.is_judged:
+            raise JailBroken(self._result.message)
 
     def send_signal(self, number: int) -> None:
         """To its first process; no-op when that has ended."""
@@ -186,11 +190,11 @@ class Process:
     def begin(self, run: int) -> None:
         """The run's number; what the jail has used so far is not this run's."""
         self._run = run
+        with blame_host("cgroup" if self._view.leaf is not None else "watch"):
+            self.start_clock()
         for other in self._view.running.values():
             other._meter.had_company = self._meter.had_company = True
         self._view.running[run] = self
-        with blame_host("cgroup" if self._view.leaf is not None else "watch"):
-            self.start_clock()
 
     def start_clock(self, opening: Account | None = None) -> None:
         """Its time runs from here, as soon as there is a jail to run in."""
@@ -210,8 +214,7 @@ class Process:
     def fail(self, error: Exception) -> None:
         """The session broke. Where we had to kill the jail for a limit, the limit is the cause."""
         if not self._done.is_set():
-            failure = self._blindness or str(error)
-            self._close_books(None, None if self._breaches else failure)
+            self._close_books(None, self._blindness or str(error))
 
     def _accept_start(self, message: Any, fds: list[int]) -> None:
         if flaw := self._find_flaw(message, fds):
@@ -291,12 +294,18 @@ class Process:
         limit = self._limits.wall_time_s
         if limit is None:
             return
-        while not self._is_late() or self._view.look_paused():
+        while not self._is_late() or self._stands_still():
             left = self._began + limit - self._view.clock.now()
             with trio.move_on_after(left if left > 0 else LONGEST_PAUSE_S):
                 await self._done.wait()
                 return
         self.breach("wall_time")
+
+    def _stands_still(self) -> bool:
+        """By what is known of it where nobody can look any more."""
+        with suppress(OSError):
+            return self._view.look_paused()
+        return self._view.clock.is_paused
 
     def _cut_to_deadline(self, pause: float) -> float:
         if self._limits.wall_time_s is None:
@@ -357,7 +366,7 @@ class Process:
 
     def _close_books(self, exited: wire.Exited | None, failure: str | None) -> None:
         failure = self._take_final_use(exited) or failure
-        if exited is None and self._breaches and not self._meter.find_failure():
+        if self._is_ended_by_limit() and not self._meter.find_failure():
             failure = None
         code = number = None
         if exited is not None:
@@ -391,6 +400,10 @@ class Process:
             context_switches_forced=None if exited is None else exited.switches,
         )
         self._finish()
+
+    def _is_ended_by_limit(self) -> bool:
+        """One that was only noticed has ended nothing."""
+        return any(not each.soft for each in self._breaches)
 
     def _find_fault(self, failure: str | None) -> str | None:
         if failure is None:
@@ -440,9 +453,9 @@ class Process:
         self._breaches.append(Breach("memory", min([now, *others])))
 
     def open_terminal(self) -> int:
-        """Its terminal's master side, a copy of the caller's own. JailBroken if it has none."""
+        """Its terminal's master side, a copy of the caller's own; at its end if there is none."""
         if self._terminal_fd < 0:
-            raise JailBroken(self.get_result().message)
+            return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         return os.dup(self._terminal_fd)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from jail.answer import Built, Call, Inside, Nobody, Receiver, read_setup
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 SEND_GRACE_S = 2.0
+AGENT_GONE = "the jail's agent has gone"
 IN_FLIGHT_REMEDY = (
     "Some process of yours has sent as many file descriptors as it may have open, and nobody has "
     "received them: unix(7). Jails with ids of their own (userns auto) have a budget of their own."
@@ -59,6 +60,8 @@ class Session:
         self._has_broken = trio.Event()
         self.on_break: Callable[[], None] | None = None
         """called when the jail has to end: something inside breaks the protocol or reads nothing"""
+        self.tell_end: Callable[[], str] = lambda: AGENT_GONE
+        """asked when the agent has hung up: why"""
 
     async def send_frame(self, frame: bytes) -> None:
         """A whole frame that was packed before."""
@@ -151,7 +154,7 @@ class Session:
             # What it said before it went lies in the socket, and is the reason.
             with trio.move_on_after(SEND_GRACE_S):
                 await self._has_broken.wait()
-            raise self.broken or JailBroken("the jail's agent has gone") from error
+            raise self.broken or JailBroken(AGENT_GONE) from error
 
     async def _send_rest(
         self, frame: memoryview, rights: list[tuple[int, int, bytes]], sender: Sender | None
@@ -184,14 +187,14 @@ class Session:
                     wire.RECEIVE_BYTES, wire.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
                 )
                 if not data:
-                    raise JailBroken("the jail's agent has gone")
+                    raise JailBroken(self.tell_end())
                 self._buffer.feed(data, ancillary, flags)
                 while (taken := self._buffer.take()) is not None:
                     self._hand_out(*taken)
         except wire.WireError as error:
             self._break(ProtocolError(f"from inside the jail: {error}"))
         except OSError:
-            self._break(JailBroken("the jail's agent has gone"))
+            self._break(JailBroken(self.tell_end()))
         except (JailBroken, HostError, SpecError) as error:
             self._break(error)
 

@@ -53,6 +53,11 @@ def test_the_agent_is_one_of_the_processes() -> None:
     assert write(pids_limit=64)["pids.max"] == "65"
 
 
+def test_more_processes_than_any_kernel_has_are_no_failure() -> None:
+    """pids.max takes no larger number: EINVAL."""
+    assert write(pids_limit=2**40)["pids.max"] == "4194304"
+
+
 @pytest.mark.parametrize(
     ("cpus", "line"), [("1.5", "150000 100000"), (0.01, "1000 100000"), (2, "200000 100000")]
 )
@@ -114,6 +119,9 @@ def test_a_list_of_processors_comes_back_as_it_was(cpus: frozenset[int]) -> None
         {"cpuset_cpus": "0,"},
         {"cpuset_cpus": "0-99999"},
         {"cpuset_cpus": [-1]},
+        {"cpuset_cpus": [[0]]},
+        {"cpuset_cpus": b"01"},
+        {"cpuset_cpus": {0: 1}},
         {"blkio_weight": 9},
         {"blkio_weight": 1001},
         {"device_read_bps": ["/dev/sda"]},

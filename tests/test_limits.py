@@ -17,6 +17,7 @@ import trio
 
 import jail
 from jail import Limits, Result, Supervisor, Verdict
+from tests.sight import wait_until
 
 MiB = 1024 * 1024
 SLACK_S = 0.4
@@ -693,6 +694,19 @@ async def test_all_writable_places_share_one_cap(supervisor: Supervisor) -> None
     assert int(result.stdout) <= 16 * MiB
     assert int(result.stdout) >= 15 * MiB
     assert result.verdict is Verdict.OK
+
+
+async def test_a_jail_that_breaks_did_not_end_by_what_was_only_noticed(
+    supervisor: Supervisor,
+) -> None:
+    """Its disk was full and it lived with that: nothing can be said of how it would have ended."""
+    fill = "head -c 8M /dev/zero >/tmp/f; exec sleep 60"
+    async with supervisor.open_jail(disk="1m") as j, j.start(["sh", "-c", fill]) as process:
+        await wait_until(lambda: bool(process._breaches), "the full disk is noticed")
+        j.kill()
+        with trio.fail_after(10):
+            result = await process.wait()
+    assert (result.verdict, result.limit) == (Verdict.IE, None)
 
 
 async def test_a_program_that_lives_with_a_full_disk_is_fine(supervisor: Supervisor) -> None:

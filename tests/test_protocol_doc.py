@@ -128,6 +128,7 @@ def test_the_zygote_serves_every_request_and_says_every_fact() -> None:
         "Clone": zygote.Zygote._clone,
         "Unshare": zygote.Zygote._unshare,
         "UseCgroup": zygote.Zygote._use_cgroup,
+        "Abandon": zygote.Zygote._abandon,
     }
     assert set(handlers) == set(link.REQUESTS)
     for name, handler in handlers.items():

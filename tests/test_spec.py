@@ -60,6 +60,11 @@ def test_no_other_number_is_taken_for_one(parse: Callable[..., Any], wrong: Any)
     assert_clear(caught.value, "memory")
 
 
+def test_a_number_too_long_to_be_printed_is_no_number_of_processors() -> None:
+    with pytest.raises(SpecError, match="cpus: a number of astronomical size"):
+        make_spec(cpus=10**5000)
+
+
 def test_a_size_above_all_kernels_is_refused() -> None:
     assert parse_size(2**63 - 1) == 2**63 - 1
     for text in ("8192p", "99999999999999999999", 2**63):
@@ -234,7 +239,8 @@ def test_a_spec_made_by_hand_is_held_to_the_same(options: dict[str, Any]) -> Non
         {"memory_bytes": 0}, {"memory_bytes": "64m"}, {"memory_bytes": 1.5}, {"pids": True},
         {"pids": -1}, {"disk_bytes": 2**63}, {"wall_time_s": 0}, {"cpu_time_s": float("inf")},
         {"cpu_time_s": float("nan")}, {"ulimits": (("nofile", 1),)}, {"ulimits": (("x", 1, 1),)},
-        {"ulimits": (("nofile", "1", "1"),)}, {"output_bytes": 0},
+        {"ulimits": (("nofile", "1", "1"),)}, {"output_bytes": 0}, {"ulimits": 5},
+        {"cpuset_cpus": 5}, {"cpuset_cpus": [0, 1]}, {"throttles": 5}, {"throttles": ("x",)},
     ],
     ids=str,
 )  # fmt: skip

@@ -60,9 +60,17 @@ class Leaf:
         return parse_table(self._read("cgroup.events") or "").get("frozen") == 1
 
     async def freeze(self, frozen: bool) -> None:
-        """``cgroup.freeze``; returns when it is so. TimeoutError after five seconds."""
+        """``cgroup.freeze``; returns when it is so. TimeoutError after five seconds.
+
+        Whoever isn't told that it stands still doesn't know to make it go on.
+        """
         self.write("cgroup.freeze", str(int(frozen)))
-        await self._wait_for("frozen", int(frozen))
+        try:
+            await self._wait_for("frozen", int(frozen))
+        except BaseException:
+            with suppress(OSError):
+                self.write("cgroup.freeze", "0")
+            raise
 
     async def remove(self) -> None:
         """When nothing lives in it any more; OSError where that doesn't come to pass.

@@ -12,6 +12,7 @@ from jail.cgroup.setting import AGENT_TASKS
 from jail.meter import Meter
 from jail.usage import Usage
 from jail.view import JailView
+from jail.watch import Stat
 
 HOST_OOM: Final = (
     "killed by the kernel for want of memory, though not by its own limit: the host ran out of it, "
@@ -38,6 +39,8 @@ class LeafMeter(Meter):
         self._opening = Account()
         self._own_ooms = 0
         self._by_family = False
+        self._unseen_s: float | None = None
+        self._counts_memory = self._tells_peak = False
         self._holds_memory = view.enforced_by.get("memory") == "cgroup"
         self._holds_pids = view.enforced_by.get("pids") == "cgroup"
 
@@ -47,24 +50,51 @@ class LeafMeter(Meter):
 
     async def look(self, others: Iterable[int]) -> int:
         self._by_family |= self.had_company or self._view.is_shared
+        now = self._read()
         tasks = 0
         if self._by_family or not (self._holds_memory and self._holds_pids):
             tasks = await super().look(others)
-        self._take(self._leaf.read_account())
+        self._take(now)
         return tasks
+
+    def _read(self, full: bool = False) -> Account:
+        now = self._leaf.read_account(full)
+        self._counts_memory = now.memory_bytes is not None
+        self._tells_peak = (now.memory_peak_bytes or 0) > (self._opening.memory_peak_bytes or 0)
+        return now
+
+    def _update_book(self, stats: dict[int, Stat]) -> float:
+        """What it had used by itself is known, and families may have lost sight of it."""
+        seconds = super()._update_book(stats)
+        if self._by_family and self._unseen_s is None:
+            self._unseen_s = max(0.0, self.usage.cpu_time_s - seconds)
+        return seconds + (self._unseen_s or 0.0)
+
+    async def _measure(self, pids: list[int]) -> int:
+        """Pages that several share are one in the kernel's own sum."""
+        return self.usage.memory_bytes if self._counts_memory else await super()._measure(pids)
+
+    def _note_largest(self, largest_bytes: int) -> None:
+        if not self._counts_memory:
+            super()._note_largest(largest_bytes)
+        elif not self._tells_peak and largest_bytes > self._view.agent_peak_bytes:
+            self.usage.memory_peak_bytes = max(self.usage.memory_peak_bytes, largest_bytes)
 
     def close(self, cpu_s: float, largest_bytes: int) -> None:
         self._by_family |= self.had_company or self._view.is_shared
+        now = self._read(full=True)
         if self._by_family or not (self._holds_memory and self._holds_pids):
             super().close(cpu_s, largest_bytes)
-        self._take(self._leaf.read_account(full=True))
+        else:
+            self._note_largest(largest_bytes)
+        self._take(now)
 
     async def read_whole(self) -> Usage:
         if not (self._holds_memory and self._holds_pids):
             await super().read_whole()
             self._by_family = False
         self._opening = self._view.built
-        self._take(self._leaf.read_account(full=True))
+        self._take(self._read(full=True))
         return self.usage
 
     @property
@@ -97,6 +127,8 @@ class LeafMeter(Meter):
             usage.cpu_time_s = (now.cpu_us - opening.cpu_us) / US_PER_S
             usage.cpu_user_time_s = (now.user_us - opening.user_us) / US_PER_S
             usage.cpu_system_time_s = (now.system_us - opening.system_us) / US_PER_S
+        else:
+            usage.cpu_user_time_s = usage.cpu_system_time_s = None  # nobody tells those apart
         self._take_memory(now)
         self._take_tasks(now)
         if now.io_read_bytes is not None:
@@ -117,7 +149,7 @@ class LeafMeter(Meter):
         usage.memory_bytes = max(0, now.memory_bytes - agent_bytes)
         most = usage.memory_bytes
         # The kernel's own peak is the jail's: it tells of this run what is above the earlier ones'.
-        if now.memory_peak_bytes and now.memory_peak_bytes > (opening.memory_peak_bytes or 0):
+        if self._tells_peak and now.memory_peak_bytes is not None:
             most = max(most, now.memory_peak_bytes - agent_bytes)
         usage.memory_peak_bytes = max(usage.memory_peak_bytes, most)
 

@@ -16,6 +16,8 @@ LEAST_QUOTA_US: Final = 1_000
 BUILDER_ROOM_BYTES: Final = 64 * MiB
 """above the program's limit while its jail is being built; what init had by then is what stays"""
 AGENT_TASKS: Final = 1
+PIDS_MOST: Final = 2**22
+"""no kernel has more (PID_MAX_LIMIT, include/linux/threads.h), or takes a larger pids.max"""
 CGROUP_WEIGHTS: Final = (1, 10_000)
 BFQ_WEIGHTS: Final = (1, 1000)
 CONTROLLERS: Final = {
@@ -56,7 +58,7 @@ def make_settings(
     if "memory" in controllers:
         settings += _make_memory(limits)
     if "pids" in controllers and limits.pids is not None:
-        settings.append(Setting("pids.max", str(limits.pids + AGENT_TASKS)))
+        settings.append(Setting("pids.max", str(min(limits.pids + AGENT_TASKS, PIDS_MOST))))
     if "cpu" in controllers:
         settings += _make_cpu(limits)
     if "cpuset" in controllers and limits.cpuset_cpus is not None:

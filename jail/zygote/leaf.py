@@ -51,8 +51,12 @@ class Leaves:
         """Its init has been reaped, or there is none."""
         os.close(leaf.fd)
         if remove:
-            with suppress(OSError):
-                os.rmdir(f"{self._prefix}{leaf.number}", dir_fd=self._parent_fd)
+            self.remove(leaf.number)
+
+    def remove(self, number: int) -> None:
+        """Of one that nobody is in, or has a use for."""
+        with suppress(OSError):
+            os.rmdir(f"{self._prefix}{number}", dir_fd=self._parent_fd)
 
     def close(self) -> None:
         """What the supervisor, which has gone, hasn't removed. Their tasks have been reaped."""

@@ -44,6 +44,16 @@ class Clone(NamedTuple):
     settings: list[list[Any]]
 
 
+class Abandon(NamedTuple):
+    """Nobody took what Cloned told of jail number ``jail``: end it, and remove its leaf.
+
+    ``leaf`` is the number that ClonedInto gave, -1 for none.
+    """
+
+    jail: int
+    leaf: int
+
+
 class Unshared(NamedTuple):
     """The user namespace is there and has no maps yet."""
 
@@ -81,7 +91,9 @@ class Session(NamedTuple):
     """From the zygote to a waiting init: what you were made for; fd: your end of the session."""
 
 
-REQUESTS: Final[dict[str, Any]] = {each.__name__: each for each in (Unshare, UseCgroup, Clone)}
+REQUESTS: Final[dict[str, Any]] = {
+    each.__name__: each for each in (Unshare, UseCgroup, Clone, Abandon)
+}
 FACTS: Final[dict[str, Any]] = {
     each.__name__: each for each in (Unshared, UnshareFailed, Cloned, ClonedInto, CloneFailed)
 }

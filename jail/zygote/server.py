@@ -76,6 +76,7 @@ class Zygote:
             "Clone": self._clone,
             "Unshare": self._unshare,
             "UseCgroup": self._use_cgroup,
+            "Abandon": self._abandon,
         }
 
     def run(self) -> None:
@@ -115,6 +116,14 @@ class Zygote:
 
     def _use_cgroup(self, prefix: str, fds: list[int]) -> None:
         self._leaves = Leaves(os.dup(fds[0]), prefix)
+
+    def _abandon(self, jail: int, leaf: int, _: list[int]) -> None:
+        child = self._jails.get(jail)
+        if child is not None:
+            self._unclaimed.add(child.pid)
+            process.kill_pidfd(child.pidfd)
+        elif leaf >= 0 and self._leaves is not None:
+            self._leaves.remove(leaf)
 
     def _clone(
         self,
@@ -184,10 +193,11 @@ class Zygote:
             self._wanted_flags = 0  # until somebody asks again, and is told the reason
 
     def _fork(self, flags: int, rehearsal: bytes) -> Child:
-        leaf = self._leaves.make() if self._leaves is not None else None
-        leaf_fd = leaf.fd if leaf is not None else -1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        leaf = None
         try:
+            leaf = self._leaves.make() if self._leaves is not None else None
+            leaf_fd = leaf.fd if leaf is not None else -1
             pid, pidfd = process.fork_into(born_with(flags, leaf_fd), leaf_fd)
             if pid == 0:
                 init.run_init(theirs.fileno(), leaf_fd, flags, rehearsal)

@@ -91,6 +91,56 @@ async def test_runs_in_company_are_told_apart_by_families_and_say_so(
     assert results["busy"].cpu_time_s > 4 * results["idle"].cpu_time_s
 
 
+async def test_pages_that_several_share_are_counted_once(supervisor: Supervisor) -> None:
+    """Also where something else than the memory has to be looked at."""
+    source = (
+        f"import os, time\nheld = bytearray({48 * MiB})\n"
+        "for _ in range(5):\n    if not os.fork():\n        break\ntime.sleep(1)"
+    )
+    result = await supervisor.run(["python3", "-c", source], pids_limit="unlimited")
+    assert result.ok, result.stderr
+    assert result.memory_peak_bytes is not None
+    assert 48 * MiB < result.memory_peak_bytes < 96 * MiB
+
+
+async def test_a_later_run_that_was_too_short_for_a_look_had_memory_all_the_same(
+    supervisor: Supervisor,
+) -> None:
+    """The kernel's peak is an earlier run's."""
+    async with supervisor.open_jail() as j:
+        await j.run(["python3", "-c", f"held = bytearray({64 * MiB})"])
+        result = await j.run(["python3", "-c", f"held = bytearray({48 * MiB})"])
+    assert result.memory_peak_bytes is not None
+    assert 48 * MiB < result.memory_peak_bytes < 80 * MiB
+
+
+async def test_company_doesn_t_make_what_was_used_before_it_forgotten(
+    supervisor: Supervisor,
+) -> None:
+    """Children that nobody waits for leave their time to nobody: the kernel's books have it."""
+    source = (
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "end = time.monotonic() + 2\n"
+        "while time.monotonic() < end:\n"
+        "    if not os.fork():\n"
+        "        while time.process_time() < 0.04: pass\n"
+        "        os._exit(0)\n"
+        "    time.sleep(0.08)\n"
+        "print('done', flush=True)\ntime.sleep(60)"
+    )
+    async with supervisor.open_jail() as j, j.start(["python3", "-c", source]) as process:
+        assert process.stdout is not None
+        assert await process.stdout.receive_some() == b"done\n"
+        await wait_until(lambda: process.usage.cpu_time_s > 0.5, "it is looked at")
+        before_s = process.usage.cpu_time_s
+        async with j.start(["sleep", "60"]):
+            await wait_until(lambda: process.usage.cpu_user_time_s is None, "there is company")
+            process.send_signal(9)
+            result = await process.wait()
+    assert result.enforced_by["cpu_time"] == "watch"
+    assert result.cpu_time_s >= before_s
+
+
 async def test_processes_are_counted_at_their_most(supervisor: Supervisor) -> None:
     script = "for i in 1 2 3 4 5 6 7; do sleep 0.5 & done; wait"
     result = await supervisor.run(["sh", "-c", script])

@@ -19,6 +19,7 @@ import jail
 from jail import HostError, Jail, JailBroken, Supervisor, Verdict
 from jail.cgroup.setting import Setting
 from tests.cgroup.test_account import find_leaf
+from tests.faults.test_scarcity import no_more_files
 from tests.sight import assert_works, find_zygotes, wait_until
 
 MiB: Final = 1024 * 1024
@@ -102,9 +103,9 @@ async def test_twenty_jails_at_once_leave_no_leaf(supervisor: Supervisor) -> Non
 
 async def test_who_cancels_leaves_no_leaf(supervisor: Supervisor) -> None:
     async with leaving_no_leaf(supervisor):
-        for delay_s in (0.0, 0.02, 0.1, 0.3):
-            with trio.move_on_after(delay_s):
-                await supervisor.run(["sleep", "60"])
+        for delay_ms in (*range(0, 120, 8), 300):
+            with trio.move_on_after(delay_ms / 1000):
+                await supervisor.run(["sleep", "60"], env={"DELAY": str(delay_ms)})
 
 
 async def test_a_killed_zygote_takes_its_jails_along_and_the_leaves_go(
@@ -152,8 +153,44 @@ async def test_one_jail_s_end_by_memory_is_nobody_else_s(supervisor: Supervisor)
             assert result.verdict is Verdict.MLE
             assert sleeper.returncode is None
         await assert_works(neighbour)
-        with pytest.raises(JailBroken):
+        with pytest.raises(JailBroken, match=r"out of memory: memory limit of 32\.0 MiB"):
             await j.run(["true"])
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_a_jail_that_has_no_memory_to_start_a_program_ends_as_mle(
+    supervisor: Supervisor, terminal: bool
+) -> None:
+    """The kernel ends the agent while it reads what is asked of it."""
+    long = [f"{number}{'x' * 100_000}" for number in range(9)]
+    async with (
+        supervisor.open_jail(memory="256k") as j,
+        j.start(["true", *long], terminal=terminal) as process,
+    ):
+        with trio.fail_after(10):
+            assert process.stdout is not None
+            assert await process.stdout.receive_some() == b""
+            result = await process.wait()
+    assert (result.verdict, result.exit_status) == (Verdict.MLE, 137), result.message
+
+
+async def test_a_run_that_finds_no_books_has_never_been_in_the_jail(supervisor: Supervisor) -> None:
+    async with supervisor.open_jail() as j:
+        with no_more_files(), pytest.raises(HostError, match="open files"):
+            await j.run(["true"])
+        assert j.is_quiet
+        assert (await j.run(["true"])).enforced_by["cpu_time"] == "cgroup"
+
+
+async def test_who_cancels_a_pause_leaves_the_jail_running(supervisor: Supervisor) -> None:
+    async with supervisor.open_jail() as j, j.start(["sleep", "60"], timeout=60):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await j.pause()
+        if not scope.cancelled_caught:  # it stood still at once
+            await j.resume()
+        with trio.fail_after(20):
+            assert (await j.run(["true"])).ok
 
 
 async def test_a_controller_that_is_taken_away_ends_the_run_as_ours(

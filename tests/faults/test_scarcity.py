@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -155,6 +156,30 @@ async def test_a_program_that_cannot_be_watched_any_more_is_ended(supervisor: Su
             result = await process.wait()
     assert result.verdict is Verdict.IE
     assert "watch" in result.message
+
+
+@contextmanager
+def few_more_files(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_open = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = (number for number in range(hard) if number not in is_open)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, count, None)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("count", range(9))
+async def test_a_jail_for_which_some_descriptors_are_too_few_is_an_error_of_the_host(
+    supervisor: Supervisor, count: int
+) -> None:
+    """Those that find no room on their way to us are dropped: unix(7), MSG_CTRUNC."""
+    async with supervisor.open_jail(userns="single") as j:
+        with trio.fail_after(10), few_more_files(count), pytest.raises(jail.JailError):
+            async with supervisor.open_jail(userns="single") as other:
+                await other.run(["true"])
+        assert (await j.run(["echo", "alive"], timeout=10)).stdout == b"alive\n"
 
 
 async def test_a_run_that_finds_no_pipe_leaves_the_jail_alive(supervisor: Supervisor) -> None:
