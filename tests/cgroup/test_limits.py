@@ -136,6 +136,8 @@ FAMILIES: Final = {
     "children that live for a moment": "while :; do true & wait; done",
     "children that nobody waits for": "trap '' CHLD; while :; do /bin/true & /bin/true; done",
     "a program executed anew": f"exec sh -c '{SPIN}'",
+    "children of a vfork": 'exec python3 -c "import os\nwhile True: '
+    "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)\"",
 }
 
 
@@ -155,10 +157,21 @@ async def test_a_sleeper_uses_no_cpu_time(supervisor: Supervisor) -> None:
     assert result.cpu_time_s < 0.3
 
 
-async def test_a_fork_bomb_is_refused_and_counted(supervisor: Supervisor) -> None:
-    bomb = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
+BOMBS: Final = {
+    "fork": "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
+    "vfork": "import os, sys\nargv = ['sleep', '60']\nwhile True:\n"
+    " try: os.posix_spawnp('sleep', argv, {})\n except OSError: pass",
+    "threads": "import threading, time\nwhile True:\n"
+    " try: threading.Thread(target=time.sleep, args=[60]).start()\n except RuntimeError: pass",
+    "sessions": "import os\nwhile True:\n try:\n"
+    "  if os.fork() == 0: os.setsid()\n except OSError: pass",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=str)
+async def test_a_bomb_is_refused_and_counted(supervisor: Supervisor, bomb: str) -> None:
     async with supervisor.open_jail() as neighbour:
-        result = await run(supervisor, bomb, pids_limit=32, cpu_time=2)
+        result = await run(supervisor, BOMBS[bomb], pids_limit=32, cpu_time=2)
         await assert_works(neighbour)
     assert result.processes_peak == 32
     assert result.usage.refused_forks is not None
