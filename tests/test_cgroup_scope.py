@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,26 @@ async def test_our_own_job_is_waited_for(
     assert read_pids(path) == (ZYGOTE,)
 
 
+async def test_a_systemd_that_comes_to_the_bus_after_us_is_waited_for(
+    cgroups: CgroupTree, bus: str
+) -> None:
+    """The first to use a bus may be us, and it is started for us."""
+    found: list[Path] = []
+
+    async def ask() -> None:
+        found.append(await scope.move_to_scope((bus,), ZYGOTE))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not found
+        async with serving(FakeSystemd(cgroups).serve, bus):
+            with trio.fail_after(10):
+                while not found:
+                    await trio.testing.wait_all_tasks_blocked()
+    assert read_pids(found[0]) == (ZYGOTE,)
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "job failed": ({"results": ("failed",)}, "could not start jail-"),
     "job timeout": ({"results": ("done", "timeout")}, ".scope: timeout"),
@@ -162,8 +183,9 @@ async def test_what_systemd_says_is_one_printable_line(cgroups: CgroupTree, bus:
     assert len(said) < 300
 
 
-async def test_a_bus_without_systemd_is_a_reason(bus: str) -> None:
-    assert "org.freedesktop.systemd1" in await refuse(bus)
+async def test_a_bus_without_systemd_is_a_reason(bus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "ARRIVAL_S", 0.05)
+    assert await refuse(bus) == "scope: systemd is not on this bus"
 
 
 async def test_a_bus_of_another_pid_namespace_moves_nobody(cgroups: CgroupTree, bus: str) -> None:

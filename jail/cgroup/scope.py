@@ -21,12 +21,18 @@ from jail.host import HostFacts
 from jail.place import SYSTEM_BUS, may_delegate
 
 SCOPE_TIMEOUT_S: Final = 10.0
+ARRIVAL_S: Final = 2.0
+"""a bus is started by its first user, who may be us, and systemd comes to it then"""
 MANAGER: Final = Target(
     "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 )
 RULE: Final = (
     f"type='signal',sender='{MANAGER.name}',path='{MANAGER.path}',"
     f"interface='{MANAGER.interface}',member='JobRemoved'"
+)
+ARRIVAL_RULE: Final = (
+    f"type='signal',sender='{DAEMON.name}',path='{DAEMON.path}',"
+    f"interface='{DAEMON.interface}',member='NameOwnerChanged',arg0='{MANAGER.name}'"
 )
 SIGNATURE: Final = "ssa(sv)a(sa(sv))"
 
@@ -68,6 +74,7 @@ def show_last_bus(uid: int) -> str:
 async def _start_scope(bus: Bus, pid: int) -> Path:
     """As systemd's own systemd-run(1) does it: listen first, then ask, then wait for the job."""
     await _check_pid_namespace(bus)
+    await _wait_for_manager(bus)
     await bus.call(DAEMON, "AddMatch", "s", (RULE,))
     await bus.call(MANAGER, "Subscribe")
     unit = f"jail-{os.getpid()}-{secrets.token_hex(4)}.scope"
@@ -94,6 +101,19 @@ def make_properties(pid: int) -> list[tuple[str, tuple[str, Any]]]:
         ("Delegate", ("b", True)),
         ("CollectMode", ("s", "inactive-or-failed")),
     ]
+
+
+async def _wait_for_manager(bus: Bus) -> None:
+    """Until somebody has systemd's name on this bus."""
+    await bus.call(DAEMON, "AddMatch", "s", (ARRIVAL_RULE,))
+    if take(await bus.call(DAEMON, "NameHasOwner", "s", (MANAGER.name,)), bool):
+        return
+    with trio.move_on_after(ARRIVAL_S):
+        while True:
+            told = await bus.receive_signal(DAEMON, "NameOwnerChanged")  # name, old, new owner
+            if take(told, str, 2):
+                return
+    raise BusError("systemd is not on this bus")
 
 
 async def _check_pid_namespace(bus: Bus) -> None:
