@@ -85,8 +85,9 @@ class HostFacts:
     ``"podman"``, ...): a sign, not a proof. ``lsm_label`` is our own AppArmor profile or SELinux
     context. ``proc_sensitive`` are the names of :data:`PROC_SENSITIVE` found in /proc,
     ``proc_covered`` the mounts that hide parts of it. ``cgroup`` is None without a v2 tree.
+    ``buses`` are the sockets by which systemd can be asked (see :func:`jail.place.read_buses`).
     ``process_limit`` and ``file_limit`` are our soft RLIMIT_NPROC and RLIMIT_NOFILE, -1 for none.
-    ``cpus`` is the number of processors that are online.
+    ``cpus`` are the numbers of the processors that we may run on.
     """
 
     kernel: tuple[int, int, int]
@@ -120,7 +121,8 @@ class HostFacts:
     process_limit: int
     file_limit: int
     cgroup: CgroupFacts | None
-    cpus: int
+    buses: tuple[str, ...]
+    cpus: frozenset[int]
     runtime_dir: Path
     cache_dir: Path
 
@@ -176,7 +178,8 @@ def make_facts(**changes: Any) -> HostFacts:
         process_limit=63_000,
         file_limit=1024,
         cgroup=None,
-        cpus=4,
+        buses=(),
+        cpus=frozenset(range(4)),
         runtime_dir=Path("/run/user/1000/jail"),
         cache_dir=Path("/home/alice/.cache/jail"),
     )
@@ -228,7 +231,8 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
         process_limit=resource.getrlimit(resource.RLIMIT_NPROC)[0],
         file_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         cgroup=place.read_cgroup(uid, mountinfo),
-        cpus=os.cpu_count() or 1,
+        buses=place.read_buses(uid),
+        cpus=frozenset(os.sched_getaffinity(0)),
         runtime_dir=place.read_runtime_dir(uid),
         cache_dir=place.read_cache_dir(uid, home),
     )

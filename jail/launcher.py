@@ -215,6 +215,7 @@ class Launcher:
                 await self._wait_for_end(pidfd)
         self._process.wait()
         if self.subtree is not None:
+            await self.subtree.end_jails()
             self.subtree.close()
 
     async def _wait_for_end(self, pidfd: int) -> None:

@@ -72,7 +72,8 @@ def decide_by_cgroup(limits: Limits, grant: Grant) -> dict[str, str]:
     }
     for name, is_asked in held.items():
         controller = CONTROLLERS["throttles" if name in THROTTLES else name]
-        if is_asked and controller in grant.controllers:
+        is_there = name != "blkio_weight" or bool(grant.files)
+        if is_asked and is_there and controller in grant.controllers:
             chosen[name] = "cgroup"
     return chosen
 

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from jail.errors import HostError
 
@@ -21,6 +22,7 @@ _CONTAINER_IN_CGROUP = (
     ("lxc", "lxc"),
     ("containerd", "containerd"),
 )
+SYSTEM_BUS = "/run/dbus/system_bus_socket"
 _OCTAL = re.compile(r"\\([0-7]{3})", re.ASCII)
 
 
@@ -32,6 +34,7 @@ class CgroupFacts:
     enabled below it, ``enabled`` what is. ``writable`` says that we may make cgroups in it and
     move processes there. ``user_service`` is systemd's ``user@UID.service`` if it is delegated to
     us: below it ``systemd-run --user --scope`` makes cgroups that we may write.
+    ``tree_controllers`` are those of the whole tree, as far up as it is mounted.
     """
 
     mount: Path
@@ -41,6 +44,7 @@ class CgroupFacts:
     writable: bool = False
     user_service: Path | None = None
     user_controllers: tuple[str, ...] = ()
+    tree_controllers: tuple[str, ...] = ()
 
     @property
     def delegated(self) -> bool:
@@ -64,6 +68,7 @@ def read_cgroup(uid: int, mountinfo: str) -> CgroupFacts | None:
         writable=may_delegate(path),
         user_service=service if delegated else None,
         user_controllers=tuple(read_line(service / "cgroup.controllers").split()),
+        tree_controllers=tuple(read_line(mount / "cgroup.controllers").split()),
     )
 
 
@@ -85,6 +90,39 @@ def find_cgroup(mountinfo: str, cgroup: str) -> tuple[Path, Path] | None:
         if (root in ("/", own) or own.startswith(root + "/")) and ".." not in own:
             return mount, mount / inside.strip("/")
     return None
+
+
+def read_buses(uid: int) -> tuple[str, ...]:
+    """The sockets by which the systemd that serves us can be asked, the first one first.
+
+    A session may have a bus of its own without systemd on it: the user's is behind it.
+    """
+    if uid == 0:
+        addresses = [f"unix:path={SYSTEM_BUS}"]
+    else:
+        session_dir = os.environ.get("XDG_RUNTIME_DIR", "") or f"/run/user/{uid}"
+        named = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")
+        addresses = [
+            named, f"unix:path={session_dir}/bus", f"unix:path=/run/user/{uid}/bus"
+        ]  # fmt: skip
+    found = [each for address in addresses for each in parse_bus_address(address)]
+    return tuple(dict.fromkeys(each for each in found if is_abstract(each) or os.path.exists(each)))
+
+
+def parse_bus_address(text: str) -> list[str]:
+    """The sockets of a D-Bus address; an abstract one begins with a NUL. None of another kind."""
+    sockets = []
+    for each in text.split(";"):
+        kind, _, rest = each.partition(":")
+        values = dict(pair.partition("=")[::2] for pair in rest.split(","))
+        path, name = (unquote(values.get(key, "")) for key in ("path", "abstract"))
+        if kind == "unix" and "\0" not in path + name and (name or path.startswith("/")):
+            sockets.append(f"\0{name}" if name else path)
+    return sockets
+
+
+def is_abstract(socket: str) -> bool:
+    return socket.startswith("\0")
 
 
 def find_proc_covers(mountinfo: str) -> tuple[str, ...]:

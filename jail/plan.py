@@ -212,7 +212,7 @@ def make_leaf_settings(spec: JailSpec, inputs: Inputs) -> tuple[Setting, ...]:
     """Nothing where there is no leaf."""
     if inputs.grant is None:
         return ()
-    return make_settings(spec.limits, inputs.grant.controllers, inputs.throttles)
+    return make_settings(spec.limits, inputs.grant, inputs.throttles)
 
 
 def make_clone_flags(spec: JailSpec, facts: HostFacts) -> int:

@@ -179,7 +179,8 @@ class Supervisor:
         parent = spec.cgroup_parent
         ids = decide_ids(spec, self.facts)
         if (ids, parent) not in self._launchers:
-            predicted = replace(inputs, grant=predict_grant(self.facts, parent))
+            grant, passed_over = predict_grant(self.facts, parent)
+            predicted = replace(inputs, grant=grant, passed_over=passed_over)
             make_plan(spec, self.facts, predicted)
         launcher = await self._get_launcher(ids, parent)
         grant, passed_over = launcher.grant, launcher.passed_over
@@ -294,8 +295,9 @@ def run(
 
 def plan_jail(spec: JailSpec, facts: HostFacts) -> Plan:
     """Look at what the spec names, then decide. Starts nothing."""
-    grant = predict_grant(facts, spec.cgroup_parent)
-    return make_plan(spec, facts, replace(read_inputs(spec, facts), grant=grant))
+    grant, passed_over = predict_grant(facts, spec.cgroup_parent)
+    inputs = replace(read_inputs(spec, facts), grant=grant, passed_over=passed_over)
+    return make_plan(spec, facts, inputs)
 
 
 def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:

@@ -46,7 +46,7 @@ def read_stats(proc_fd: int) -> dict[int, Stat]:
     stats = {}
     for name in os.listdir(proc_fd):
         if name.isdigit():
-            text = _read(proc_fd, f"{name}/stat")
+            text = read_file(proc_fd, f"{name}/stat")
             if text:
                 stats[int(name)] = parse_stat(text)
     return stats
@@ -68,7 +68,7 @@ def read_init(stat_fd: int) -> dict[int, Stat]:
 
 def read_memory(proc_fd: int, pids: list[int]) -> int:
     """Resident anonymous and shared memory, in bytes. Pages shared by two count twice."""
-    return sum(_sum_lines(_read(proc_fd, f"{pid}/status"), RSS_LINES) for pid in pids)
+    return sum(_sum_lines(read_file(proc_fd, f"{pid}/status"), RSS_LINES) for pid in pids)
 
 
 def read_exact_memory(proc_fd: int, pids: Iterable[int]) -> int:
@@ -78,7 +78,7 @@ def read_exact_memory(proc_fd: int, pids: Iterable[int]) -> int:
     """
     total = 0
     for pid in pids:
-        text = _read(proc_fd, f"{pid}/smaps_rollup")
+        text = read_file(proc_fd, f"{pid}/smaps_rollup")
         total += _sum_lines(text, PSS_LINES) if text else read_memory(proc_fd, [pid])
     return total
 
@@ -86,7 +86,7 @@ def read_exact_memory(proc_fd: int, pids: Iterable[int]) -> int:
 def read_peak(proc_fd: int, pid: int) -> int:
     """The greatest resident set that one process ever had, in bytes; 0 when we can't look."""
     with suppress(OSError):
-        return _sum_lines(_read(proc_fd, f"{pid}/status"), (b"VmHWM:",))
+        return _sum_lines(read_file(proc_fd, f"{pid}/status"), (b"VmHWM:",))
     return 0
 
 
@@ -138,7 +138,7 @@ class CpuBook:
         return (living + self._reaped + self._lost) / TICKS_PER_S
 
 
-def _read(proc_fd: int, path: str) -> bytes:
+def read_file(proc_fd: int, path: str) -> bytes:
     """Nothing of a process that has ended, or that is not ours to see."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)

@@ -33,6 +33,12 @@ class CgroupTree:
         self.refusals: dict[tuple[str, str], int] = {}
         """(file, text) to the errno that a write of it is answered with"""
 
+        self._dying: dict[Path, int] = {}
+
+    def hold(self, folder: Path, kills: int) -> None:
+        """Who is in it takes so many looks to die."""
+        self._dying[folder] = kills
+
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("write_value", "make_directory", "remove_directory", "read_seat"):
             monkeypatch.setattr(file, name, getattr(self, name))
@@ -99,7 +105,8 @@ class CgroupTree:
     def remove_directory(self, folder: Path) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, str(folder))
-        if self.names(folder) or file.read_pids(folder):
+        self._dying[folder] = self._dying.get(folder, 0) - 1
+        if self.names(folder) or file.read_pids(folder) or self._dying[folder] > 0:
             raise OSError(errno.EBUSY, str(folder))
         shutil.rmtree(folder)
 

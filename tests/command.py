@@ -51,10 +51,12 @@ def run_jail(*words: str, stdin: bytes | None = None, command: str = "run") -> D
 
 
 @contextmanager
-def start_jail(*words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def start_jail(
+    *words: str, command: str = "run", **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """``jail run WORDS…`` while it lives, in a process group of its own; its pipes are closed."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
-    with subprocess.Popen([*JAIL, "run", *words], process_group=0, **options) as process:
+    with subprocess.Popen([*JAIL, command, *words], process_group=0, **options) as process:
         try:
             yield process
         finally:
@@ -104,12 +106,12 @@ class Terminal:
 
 
 @contextmanager
-def open_terminal(*words: str) -> Iterator[Terminal]:
+def open_terminal(*words: str, command: str = "run") -> Iterator[Terminal]:
     """``jail run WORDS…`` as the leader of a session on a terminal of its own."""
     pid, master = pty.fork()
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        os.execv(JAIL[0], [*JAIL, "run", *words])
+        os.execv(JAIL[0], [*JAIL, command, *words])
     terminal = Terminal(master, pid)
     try:
         yield terminal

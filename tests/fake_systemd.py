@@ -43,14 +43,15 @@ JOB: Final = "/org/freedesktop/systemd1/job/7"
 
 @contextmanager
 def open_daemon(folder: Path) -> Iterator[str]:
-    """A dbus-daemon; the address of its socket."""
+    """A dbus-daemon; its socket."""
     config = folder / "bus.conf"
     config.write_text(CONFIG.format(socket=folder / "bus"))
     argv = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as daemon:
         try:
             assert daemon.stdout is not None
-            yield daemon.stdout.readline().strip()
+            assert daemon.stdout.readline(), "it has not started"
+            yield str(folder / "bus")
         finally:
             daemon.kill()
 
@@ -66,15 +67,16 @@ class FakeSystemd:
     tree: CgroupTree
     results: tuple[str, ...] = ("done",)
     answers: dict[str, str | tuple[str, tuple[Any, ...]] | None] = field(default_factory=dict)
+    words: str = "said so"
     tells_early: bool = False
     moves: bool = True
     mode: int = 0o755
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
     async def serve(
-        self, address: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, bus: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        async with await open_dbus_connection(address) as connection:
+        async with await open_dbus_connection(f"unix:path={bus}") as connection:
             async with connection.router() as router:
                 await Proxy(message_bus, router).RequestName("org.freedesktop.systemd1")
             task_status.started()
@@ -95,7 +97,7 @@ class FakeSystemd:
 
     async def _answer_otherwise(self, connection: DBusConnection, message: Any, told: Any) -> None:
         if isinstance(told, str):
-            error = new_error(message, told, "s", ("said so",))
+            error = new_error(message, told, "s", (self.words,))
             await connection.send(error)
         elif told is not None:
             await connection.send(new_method_return(message, *told))

@@ -219,9 +219,10 @@ def _look_at_keys() -> Iterator[tuple[str, str]]:
 
 def _look_at_cgroups() -> Iterator[tuple[str, str]]:
     place = _facts().cgroup
-    if place is None or not place.writable:
+    if place is None:
         return
-    for folder in (place.path, *filter(None, [place.user_service])):
+    own = place.path if place.writable else None
+    for folder in filter(None, [own, place.user_service]):
         for path, _, _ in os.walk(folder):
             yield path, path
 

@@ -31,9 +31,10 @@ def find_children(pid: int, comm: str = "") -> list[int]:
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            head, _, tail = Path(f"/proc/{name}/stat").read_text().rpartition(")")
+            text = Path(f"/proc/{name}/stat").read_text(errors="replace")
         except OSError:
             continue
+        head, _, tail = text.rpartition(")")
         if int(tail.split()[1]) == pid and comm in ("", head.partition("(")[2]):
             found.append(int(name))
     return found

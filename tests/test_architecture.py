@@ -60,6 +60,7 @@ PURE: Final = (
     "jail.result",
     "jail.rule",
     "jail.spec",
+    "jail.stats.sample",
     "jail.units",
     "jail.usage",
     "jail.user",

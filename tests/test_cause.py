@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno as codes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,22 @@ NO_SUBIDS = {"subuids": (), "subgids": (), "free_subids": IdRange(100_000, 65_53
 TAKEN_SUBIDS = {"subuids": (), "subgids": (), "free_subids": IdRange(165_536, 65_536)}
 NO_HELPERS: dict[str, Any] = {"helpers": {}}
 NO_NEW_PRIVS = {"no_new_privs": True}
-UNDELEGATED = CgroupFacts(CGROUPS, SESSION, controllers=("memory", "pids"))
-SYSTEMD_USER = CgroupFacts(
-    CGROUPS, SESSION, user_service=SERVICE, user_controllers=("memory", "pids")
+ALL = ("cpu", "cpuset", "io", "memory", "pids")
+UNDELEGATED = CgroupFacts(CGROUPS, SESSION, controllers=("memory", "pids"), tree_controllers=ALL)
+SYSTEMD_USER = replace(UNDELEGATED, user_service=SERVICE, user_controllers=ALL)
+OURS = replace(UNDELEGATED, writable=True)
+BUS = {"buses": ("/run/user/1000/bus",)}
+DROP_IN = (
+    "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | "
+    "sudo tee /etc/systemd/system/user@.service.d/delegate.conf"
 )
+
+
+def give(*controllers: str) -> CgroupFacts:
+    """What the user's service manager has."""
+    return replace(SYSTEMD_USER, user_controllers=controllers)
+
+
 V1_ONLY = CgroupFacts(CGROUPS / "unified", CGROUPS / "unified", controllers=("hugetlb",))
 
 TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
@@ -162,19 +175,37 @@ TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
     ({}, "pivot_root", codes.EINVAL, "findmnt /"),
     ({}, "/dev/net/tun", None, "sudo modprobe tun"),
     ({}, "/dev/net/tun", codes.EACCES, "sudo chmod 0666 /dev/net/tun"),
-    # cgroups.
-    ({"cgroup": SYSTEMD_USER}, "cgroup", codes.EACCES,
+    # cgroups: none is found.
+    ({"cgroup": None}, "cgroup", None, "sudo reboot"),
+    ({"cgroup": V1_ONLY, "systemd": False}, "cgroup", None, "cgroup_no_v1=all"),
+    ({"cgroup": UNDELEGATED}, "cgroup", None, "sudo loginctl enable-linger alice"),
+    ({"cgroup": UNDELEGATED, "user": None}, "cgroup", None, "sudo loginctl enable-linger 1000"),
+    ({"cgroup": SYSTEMD_USER}, "cgroup", None, "sudo apt install dbus-user-session"),
+    ({"cgroup": SYSTEMD_USER, "distro": ("fedora",)}, "cgroup", None,
+     "sudo dnf install dbus-broker"),
+    ({"cgroup": give("pids")}, "cgroup", None, DROP_IN),
+    ({"cgroup": give(), **BUS}, "cgroup", None, DROP_IN),
+    ({"cgroup": give("cpu", "memory", "pids"), **BUS}, "cgroup", None, DROP_IN),
+    ({"cgroup": SYSTEMD_USER, **BUS}, "cgroup", None,
      "systemd-run --user --scope -p Delegate=yes jail doctor"),
-    ({"cgroup": UNDELEGATED}, "cgroup", codes.EACCES,
-     "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | "
-     "sudo tee /etc/systemd/system/user@.service.d/delegate.conf"),
+    ({"cgroup": SYSTEMD_USER, **BUS}, "cgroup", codes.EACCES,
+     "systemd-run --user --scope -p Delegate=yes jail doctor"),
     ({"cgroup": UNDELEGATED, "systemd": False}, "cgroup", codes.EACCES,
      "sudo chown alice /sys/fs/cgroup/jail /sys/fs/cgroup/jail/cgroup.procs "
      "/sys/fs/cgroup/jail/cgroup.subtree_control"),
-    ({"cgroup": UNDELEGATED}, "cgroup", codes.EBUSY,
-     "systemd-run --user --scope -p Delegate=yes jail doctor"),
-    ({"cgroup": None}, "cgroup", None, "sudo reboot"),
-    ({"cgroup": V1_ONLY, "systemd": False}, "cgroup", None, "cgroup_no_v1=all"),
+    ({"cgroup": OURS, "systemd": False}, "cgroup", None,
+     f"jail run --cgroup-parent {SESSION} ..."),
+    ({"cgroup": OURS, "uid": 0, **BUS}, "cgroup", None,
+     "systemd-run --scope -p Delegate=yes jail doctor"),
+    ({"cgroup": OURS, "uid": 0}, "cgroup", None, "apt install dbus"),
+    # One was found, and then the kernel refuses.
+    ({"cgroup": OURS}, "cgroup", codes.EAGAIN,
+     "grep . $(find /sys/fs/cgroup -name cgroup.max.depth -o -name cgroup.max.descendants) "
+     "| grep -v max$"),
+    ({"cgroup": OURS}, "cgroup", codes.ENOENT, "cat /sys/fs/cgroup/…/cgroup.subtree_control"),
+    ({"cgroup": OURS}, "cgroup memory.max", codes.ENOENT,
+     "cat /sys/fs/cgroup/…/cgroup.subtree_control"),
+    ({"cgroup": OURS}, "cgroup cpuset.cpus", codes.EINVAL, "jail run --explain ..."),
 ]  # fmt: skip
 
 

@@ -7,26 +7,30 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jail.cgroup import bus, scope
+from jail.cgroup import scope
 from jail.cgroup.file import read_pids
-from jail.cgroup.grant import WANTED, Grant, PassedOver
+from jail.cgroup.grant import WANTED, PassedOver
 from jail.cgroup.subtree import open_subtree, predict_grant
-from jail.host import CgroupFacts, HostFacts
+from jail.host import HostFacts
+from jail.place import parse_bus_address, read_buses
 from tests.cgroup_tree import CgroupTree, cgroups
 from tests.fake_systemd import FakeSystemd, open_daemon
 from tests.part import require
 
 __all__ = ["cgroups"]
 
-NO_USER = 4_200_000_000
-"""has no /run/user of his own: the real bus of whoever runs this is never asked"""
+USER = 1000
 ZYGOTE = 4_194_305
 """above PID_MAX_LIMIT: no process has it"""
 OPTIONS = ["Description", "PIDs", "Delegate", "CollectMode"]
@@ -34,23 +38,20 @@ Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 @pytest.fixture
-def facts(cgroups: CgroupTree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HostFacts:
+def facts(cgroups: CgroupTree) -> HostFacts:
     """A session's cgroup, which is root's, on a host with systemd."""
-    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
     session = cgroups.add("session-1.scope", procs=(ZYGOTE,))
-    facts = cgroups.facts(session, uid=NO_USER, systemd=True)
+    facts = cgroups.facts(session, uid=USER, systemd=True, buses=("/nonexistent",))
     session.chmod(0o555)
     return facts
 
 
 @pytest.fixture
-def address(facts: HostFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Of a bus that this user's environment names."""
+def bus(tmp_path: Path) -> Iterator[str]:
+    """The socket of a bus."""
     require("dbus-daemon")
-    with open_daemon(tmp_path) as address:
-        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
-        yield address
+    with open_daemon(tmp_path) as bus:
+        yield bus
 
 
 @asynccontextmanager
@@ -61,19 +62,20 @@ async def serving(serve: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         nursery.cancel_scope.cancel()
 
 
-async def refuse(facts: HostFacts) -> str:
+async def refuse(*buses: str, timeout_s: float | None = None) -> str:
     """What is said when there is no scope; nothing but that may come of it."""
     with trio.fail_after(10), pytest.raises(PassedOver) as caught:
-        await scope.move_to_scope(facts, ZYGOTE)
+        await scope.move_to_scope(buses, ZYGOTE, timeout_s)
     return str(caught.value)
 
 
 async def test_the_zygote_gets_a_scope_and_nobody_else(
-    cgroups: CgroupTree, facts: HostFacts, address: str
+    cgroups: CgroupTree, facts: HostFacts, bus: str
 ) -> None:
+    assert facts.cgroup is not None and read_pids(facts.cgroup.path) == (os.getpid(), ZYGOTE)
     systemd = FakeSystemd(cgroups)
-    async with serving(systemd.serve, address):
-        path = await scope.move_to_scope(facts, ZYGOTE)
+    async with serving(systemd.serve, bus):
+        path = await scope.move_to_scope((bus,), ZYGOTE)
     assert path.parent == cgroups.mount / "app.slice" and path.suffix == ".scope"
     assert read_pids(path) == (ZYGOTE,)
     assert read_pids(cgroups.mount / "session-1.scope") == (os.getpid(),)
@@ -85,11 +87,9 @@ async def test_the_zygote_gets_a_scope_and_nobody_else(
     assert dict(properties)["Delegate"] == ("b", True)
 
 
-async def test_a_scope_becomes_a_subtree(
-    cgroups: CgroupTree, facts: HostFacts, address: str
-) -> None:
-    async with serving(FakeSystemd(cgroups).serve, address):
-        subtree, reasons = await open_subtree(facts, None, ZYGOTE)
+async def test_a_scope_becomes_a_subtree(cgroups: CgroupTree, facts: HostFacts, bus: str) -> None:
+    async with serving(FakeSystemd(cgroups).serve, bus):
+        subtree, reasons = await open_subtree(replace(facts, buses=(bus,)), None, ZYGOTE)
     assert subtree is not None, reasons
     assert subtree.grant.origin == "scope"
     assert subtree.grant.controllers == WANTED == cgroups.enabled(Path(subtree.grant.path))
@@ -107,11 +107,31 @@ async def test_a_scope_becomes_a_subtree(
     ids=["told before it is answered", "others' jobs fail"],
 )
 async def test_our_own_job_is_waited_for(
-    cgroups: CgroupTree, facts: HostFacts, address: str, changes: dict[str, Any]
+    cgroups: CgroupTree, bus: str, changes: dict[str, Any]
 ) -> None:
-    async with serving(FakeSystemd(cgroups, **changes).serve, address):
-        path = await scope.move_to_scope(facts, ZYGOTE)
+    async with serving(FakeSystemd(cgroups, **changes).serve, bus):
+        path = await scope.move_to_scope((bus,), ZYGOTE)
     assert read_pids(path) == (ZYGOTE,)
+
+
+async def test_a_systemd_that_comes_to_the_bus_after_us_is_waited_for(
+    cgroups: CgroupTree, bus: str
+) -> None:
+    """The first to use a bus may be us, and it is started for us."""
+    found: list[Path] = []
+
+    async def ask() -> None:
+        found.append(await scope.move_to_scope((bus,), ZYGOTE))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not found
+        async with serving(FakeSystemd(cgroups).serve, bus):
+            with trio.fail_after(10):
+                while not found:
+                    await trio.testing.wait_all_tasks_blocked()
+    assert read_pids(found[0]) == (ZYGOTE,)
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
@@ -136,46 +156,50 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSALS)
-async def test_what_systemd_refuses_is_a_reason(
-    cgroups: CgroupTree, facts: HostFacts, address: str, what: str
-) -> None:
+async def test_what_systemd_refuses_is_a_reason(cgroups: CgroupTree, bus: str, what: str) -> None:
     changes, words = REFUSALS[what]
-    async with serving(FakeSystemd(cgroups, **changes).serve, address):
-        said = await refuse(facts)
+    cgroups.add("session-1.scope", procs=(ZYGOTE,))
+    async with serving(FakeSystemd(cgroups, **changes).serve, bus):
+        said = await refuse(bus)
     assert said.startswith("scope: ") and words in said
 
 
 @pytest.mark.parametrize("method", ["Subscribe", "StartTransientUnit"])
 async def test_a_silent_systemd_is_not_waited_for_long(
-    cgroups: CgroupTree,
-    facts: HostFacts,
-    address: str,
-    method: str,
-    monkeypatch: pytest.MonkeyPatch,
+    cgroups: CgroupTree, bus: str, method: str
 ) -> None:
-    monkeypatch.setattr(scope, "SCOPE_TIMEOUT_S", 0.2)
-    async with serving(FakeSystemd(cgroups, answers={method: None}).serve, address):
-        assert await refuse(facts) == "scope: no answer from systemd within 0.2 s"
+    async with serving(FakeSystemd(cgroups, answers={method: None}).serve, bus):
+        said = await refuse(bus, timeout_s=0.2)
+    assert said == "scope: no answer from systemd within 0.2 s"
 
 
-async def test_a_bus_without_systemd_is_a_reason(facts: HostFacts, address: str) -> None:
-    assert "org.freedesktop.systemd1" in await refuse(facts)
+async def test_what_systemd_says_is_one_printable_line(cgroups: CgroupTree, bus: str) -> None:
+    denied = "org.freedesktop.DBus.Error.AccessDenied"
+    answers: Any = {"Subscribe": denied}
+    systemd = FakeSystemd(cgroups, answers=answers, words="\x1b[2J\nno" + "!" * 999)
+    async with serving(systemd.serve, bus):
+        said = await refuse(bus)
+    assert said.isprintable() and said.startswith("scope: AccessDenied: \\x1b[2J\\nno!!!")
+    assert len(said) < 300
 
 
-async def test_a_bus_of_another_pid_namespace_moves_nobody(
-    cgroups: CgroupTree, facts: HostFacts, address: str
-) -> None:
+async def test_a_bus_without_systemd_is_a_reason(bus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "ARRIVAL_S", 0.05)
+    assert await refuse(bus) == "scope: systemd is not on this bus"
+
+
+async def test_a_bus_of_another_pid_namespace_moves_nobody(cgroups: CgroupTree, bus: str) -> None:
     """There our pid is a stranger's."""
     script = (
         "import trio; from jail.cgroup import bus, scope\n"
         "async def main():\n"
-        f"    async with bus.open_bus({address.split('=')[1].split(',')[0]!r}) as ours:\n"
+        f"    async with bus.open_bus({bus!r}) as ours:\n"
         "        await scope._start_scope(ours, 1)\n"
         "trio.run(main)\n"
     )
     systemd = FakeSystemd(cgroups)
     inside = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child"]
-    async with serving(systemd.serve, address):
+    async with serving(systemd.serve, bus):
         done = await trio.run_process(
             [*inside, sys.executable, "-c", script], capture_stderr=True, check=False
         )
@@ -183,23 +207,15 @@ async def test_a_bus_of_another_pid_namespace_moves_nobody(
     assert systemd.asked == []
 
 
-@pytest.fixture
-def raw(
-    facts: HostFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Serve], AbstractAsyncContextManager[None]]:
+@asynccontextmanager
+async def open_raw(folder: Path, serve: Serve) -> Any:
     """A socket where a bus should be, served by whatever a test wants."""
-    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path}/raw")
-
-    @asynccontextmanager
-    async def open_raw(serve: Serve) -> Any:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
-            plain.bind(f"{tmp_path}/raw")
-            plain.listen()
-            listener = trio.SocketListener(trio.socket.from_stdlib_socket(plain))
-            async with serving(trio.serve_listeners, serve, [listener]):
-                yield
-
-    return open_raw
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
+        plain.bind(f"{folder}/raw")
+        plain.listen()
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(plain))
+        async with serving(trio.serve_listeners, serve, [listener]):
+            yield f"{folder}/raw"
 
 
 def answer_login(then: bytes, *, repeat: int = 1) -> Serve:
@@ -256,86 +272,89 @@ NONSENSE: dict[str, tuple[Serve, str]] = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-async def test_what_is_no_bus_is_a_reason(raw: Any, facts: HostFacts, what: str) -> None:
+async def test_what_is_no_bus_is_a_reason(tmp_path: Path, what: str) -> None:
     serve, words = NONSENSE[what]
-    async with raw(serve):
-        assert words in await refuse(facts)
+    async with open_raw(tmp_path, serve) as raw:
+        assert words in await refuse(raw)
 
 
 @pytest.mark.parametrize("text", [b"", b"OK 0123456789abcdef0123456789abcdef\r\n"])
-async def test_a_silent_bus_is_not_waited_for_long(
-    raw: Any, facts: HostFacts, text: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scope, "SCOPE_TIMEOUT_S", 0.2)
-    async with raw(say(text)):
-        assert await refuse(facts) == "scope: no answer from systemd within 0.2 s"
+async def test_a_silent_bus_is_not_waited_for_long(tmp_path: Path, text: bytes) -> None:
+    async with open_raw(tmp_path, say(text)) as raw:
+        said = await refuse(raw, timeout_s=0.2)
+    assert said == "scope: no answer from systemd within 0.2 s"
 
 
-async def test_a_cancelled_question_leaves_no_descriptor(
-    raw: Any, facts: HostFacts, cgroups: CgroupTree
-) -> None:
-    async with raw(say(b"")):
+async def test_a_cancelled_question_leaves_no_descriptor(tmp_path: Path) -> None:
+    async with open_raw(tmp_path, say(b"")) as raw:
         before = os.listdir("/proc/self/fd")
         with trio.move_on_after(0.1) as cancelled:
-            await scope.move_to_scope(facts, ZYGOTE)
+            await scope.move_to_scope((raw,), ZYGOTE)
         assert cancelled.cancelled_caught
         with trio.fail_after(5):  # the server sees the end, and closes its own
             while len(os.listdir("/proc/self/fd")) > len(before):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
 
-async def test_the_next_bus_is_tried(
-    cgroups: CgroupTree, facts: HostFacts, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A session's own bus, such as dbus-run-session makes one, has no systemd on it."""
-    folder = Path(address.split("=")[1].split(",")[0]).parent
-    (folder / "other").mkdir()
-    with open_daemon(folder / "other") as other:
-        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", other)
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-        async with serving(FakeSystemd(cgroups).serve, address):
-            assert read_pids(await scope.move_to_scope(facts, ZYGOTE)) == (ZYGOTE,)
+async def test_the_next_bus_is_tried(cgroups: CgroupTree, bus: str, tmp_path: Path) -> None:
+    """A session's own, such as dbus-run-session makes one, has no systemd on it."""
+    (tmp_path / "other").mkdir()
+    with open_daemon(tmp_path / "other") as other:
+        async with serving(FakeSystemd(cgroups).serve, bus):
+            path = await scope.move_to_scope((other, bus), ZYGOTE)
+    assert read_pids(path) == (ZYGOTE,)
+    said = await refuse("/nonexistent/a", "\0nonexistent")
+    assert said.startswith("scope: /nonexistent/a: No such file or directory; @nonexistent: ")
 
 
-async def test_without_a_bus_or_systemd_nothing_is_tried(
-    cgroups: CgroupTree, facts: HostFacts
-) -> None:
-    said = await refuse(facts)
-    assert (
-        said == f"scope: no bus to ask systemd by: no socket at unix:path=/run/user/{NO_USER}/bus"
-    )
-    bare = cgroups.facts(cgroups.mount / "session-1.scope", uid=NO_USER, systemd=False)
-    assert await refuse(bare) == "scope: systemd does not run here"
+async def test_without_a_bus_or_systemd_nothing_is_tried(facts: HostFacts) -> None:
+    said: dict[str, dict[str, Any]] = {
+        "scope: no D-Bus to ask systemd by: no /run/user/1000/bus": {"buses": ()},
+        "scope: systemd does not run here": {"systemd": False},
+    }
+    for words, changes in said.items():
+        subtree, reasons = await open_subtree(replace(facts, **changes), None, ZYGOTE)
+        assert subtree is None and reasons[1:] == (words,)
 
 
 def test_a_scope_is_predicted_where_one_can_be_asked_for(
-    cgroups: CgroupTree, facts: HostFacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cgroups: CgroupTree, facts: HostFacts
 ) -> None:
     service = cgroups.add("user@1000.service", pids__max="40")
     assert facts.cgroup is not None
-    place = CgroupFacts(
-        cgroups.mount, facts.cgroup.path, user_service=service, user_controllers=("memory", "misc")
-    )
-    asking = cgroups.facts(facts.cgroup.path, uid=NO_USER, systemd=True, cgroup=place)
-    assert predict_grant(asking, None) is None, "no bus"
-    (tmp_path / "bus").touch()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    grant = predict_grant(asking, None)
-    assert isinstance(grant, Grant)
+    place = replace(facts.cgroup, user_service=service, user_controllers=("memory", "misc"))
+    grant, passed_over = predict_grant(replace(facts, cgroup=place), None)
+    assert grant is not None and len(passed_over) == 1
     assert (grant.origin, grant.path) == ("scope", str(service))
-    assert grant.controllers == {"memory"}
-    assert grant.room.pids == 40
+    assert grant.controllers == {"memory"} and grant.room.pids == 40
+    none, passed_over = predict_grant(replace(facts, cgroup=place, buses=()), None)
+    assert none is None and "no D-Bus" in passed_over[1]
+    bare = replace(place, user_controllers=())
+    none, passed_over = predict_grant(replace(facts, cgroup=bare), None)
+    assert none is None and "none with controllers" in passed_over[1]
+    root, _ = predict_grant(replace(facts, uid=0), None)
+    assert root is not None and root.controllers == WANTED
 
 
-def test_addresses_are_read_as_the_bus_writes_them(tmp_path: Path) -> None:
-    assert bus.parse_address("unix:path=/run/user/1/bus,guid=0f") == ["/run/user/1/bus"]
-    assert bus.parse_address("unix:abstract=/tmp/a;unix:path=/b%20c") == ["\0/tmp/a", "/b c"]
+def test_addresses_are_read_as_the_bus_writes_them() -> None:
+    assert parse_bus_address("unix:path=/run/user/1/bus,guid=0f") == ["/run/user/1/bus"]
+    assert parse_bus_address("unix:abstract=/a;unix:path=/b%20c") == ["\0/a", "/b c"]
     for text in ("", "unix:", "unix:path", "tcp:host=a,port=1", "unix:path=", "x", "unix:path=%00"):
-        assert bus.parse_address(text) == [], text
+        assert parse_bus_address(text) == [], text
+
+
+def test_buses_are_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bus").touch()
-    there = f"unix:path={tmp_path}/bus"
-    assert bus.list_sockets([there, "unix:path=/nonexistent", there]) == [f"{tmp_path}/bus"]
-    assert scope.list_addresses(0) == ["unix:path=/run/dbus/system_bus_socket"]
+    for address in ("", "unix:path=/nonexistent", "nonsense", f"unix:path={tmp_path}/bus"):
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        assert read_buses(4_200_000_000) == (f"{tmp_path}/bus",)
+    assert set(read_buses(0)) <= {"/run/dbus/system_bus_socket"}
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_none(text: str) -> None:
+    assert all("\0" not in each[1:] for each in parse_bus_address(text))
 
 
 def test_no_library_is_loaded_before_there_is_a_bus() -> None:

@@ -31,7 +31,9 @@ GRANT = Grant("own", MINE, ALL)
 
 def write(controllers: frozenset[str] = ALL, **words: Any) -> dict[str, str]:
     limits = make_limits(jail.UNLIMITED, **words)
-    return {each.file: each.value for each in make_settings(limits, controllers)}
+    return {
+        each.file: each.value for each in make_settings(limits, Grant("own", MINE, controllers))
+    }
 
 
 def test_nothing_is_limited_that_nobody_asked_for() -> None:
@@ -80,7 +82,7 @@ def test_a_greater_share_is_never_a_smaller_weight(one: int, other: int) -> None
 
 def test_a_device_s_limits_are_lines_of_their_own() -> None:
     throttles = (DeviceThrottle(8, 0, "rbps", 1 << 20), DeviceThrottle(8, 0, "wiops", 100))
-    settings = make_settings(jail.UNLIMITED, ALL, throttles)
+    settings = make_settings(jail.UNLIMITED, GRANT, throttles)
     lines = [each.value for each in settings if each.file == "io.max"]
     assert lines == ["8:0 rbps=1048576", "8:0 wiops=100"]
 
@@ -158,9 +160,21 @@ def test_a_limit_above_the_parent_s_is_refused_with_both_figures(
 
 
 def test_more_processors_than_there_are_is_refused_as_docker_does() -> None:
-    check_cpus(Limits(cpus=2), 2)
-    with pytest.raises(SpecError, match=re.escape("cpus: 2.5; this host has 2")):
-        check_cpus(Limits(cpus=2.5), 2)
+    there = frozenset({0, 1})
+    check_cpus(Limits(cpus=2, cpuset_cpus=there), there)
+    with pytest.raises(SpecError, match=re.escape("cpus: 2.5; there are 2 to run on")):
+        check_cpus(Limits(cpus=2.5), there)
+    with pytest.raises(SpecError, match=re.escape("cpuset_cpus: 2 is not among those")):
+        check_cpus(Limits(cpuset_cpus=frozenset({1, 2})), there)
+
+
+def test_a_weight_that_no_scheduler_of_this_kernel_knows_is_held_by_nobody() -> None:
+    spec = jail.make_spec(blkio_weight=100)
+    for files, by in ((frozenset({"io.bfq.weight"}), "cgroup"), (frozenset[str](), "none")):
+        grant = Grant("own", MINE, ALL, files=files)
+        assert decide_mechanisms(spec, "single", grant)["blkio_weight"] == by
+        written = {each.file for each in make_settings(spec.limits, grant)}
+        assert written & {"io.weight", "io.bfq.weight"} == files
 
 
 def decide(controllers: frozenset[str] | None, **words: Any) -> dict[str, str]:

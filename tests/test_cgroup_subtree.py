@@ -114,6 +114,17 @@ async def test_a_refused_controller_does_not_cost_the_others(cgroups: CgroupTree
     subtree.close()
 
 
+async def test_what_another_supervisor_enabled_does_not_keep_us_below(cgroups: CgroupTree) -> None:
+    """Where we sat nothing was enabled before the first of us came."""
+    own = cgroups.add("app.scope")
+    cgroups.refusals["cgroup.subtree_control", "+io"] = errno.EBUSY
+    subtree = await open_one(cgroups.facts(own))
+    cgroups.put(own, "cgroup.subtree_control", " ".join(sorted(WANTED)))
+    cgroups.put(own / make_host_name(read_owner()), "cgroup.procs", str(os.getpid()))
+    subtree.close()
+    assert read_pids(own) == (os.getpid(),) and cgroups.enabled(own) == set()
+
+
 @pytest.mark.parametrize("last", ["the first", "the second"])
 @pytest.mark.parametrize("parent", [None, "/app.scope", "/given"])
 async def test_the_last_zygote_of_a_supervisor_gives_all_back(
@@ -168,6 +179,17 @@ async def test_jails_that_are_left_end_with_their_subtree(cgroups: CgroupTree) -
     assert cgroups.names(own) == set()
 
 
+async def test_a_jail_that_is_dying_is_waited_for(cgroups: CgroupTree) -> None:
+    own = cgroups.add("app.scope")
+    subtree = await open_one(cgroups.facts(own))
+    cgroups.make_directory(own / f"{subtree.prefix}3")
+    cgroups.hold(own / f"{subtree.prefix}3", kills=3)
+    cgroups.put(own / make_host_name(read_owner()), "cgroup.procs", str(os.getpid()))
+    await subtree.end_jails()
+    subtree.close()
+    assert cgroups.names(own) == set() == cgroups.enabled(own)
+
+
 async def test_a_parent_that_vanished_is_no_error(cgroups: CgroupTree) -> None:
     here, parent = cgroups.add("a"), cgroups.add("given")
     subtree = await open_one(cgroups.facts(here), "/given")
@@ -197,7 +219,7 @@ async def test_nothing_is_left_where_the_kernel_refuses(
             cgroups.remove_directory(each)
     with pytest.raises(HostError, match="cgroup parent") as caught:
         await open_one(facts, "/app.scope")
-    assert (caught.value.step, caught.value.errno) == ("cgroup", code)
+    assert (caught.value.step, caught.value.errno) == ("cgroup parent", code)
     assert ("systemd-run" in (caught.value.remedy or "")) == (code == errno.EACCES)
     assert cgroups.enabled(own) == set()
 
@@ -257,7 +279,7 @@ async def test_without_a_v2_tree_there_is_one_reason() -> None:
     assert reasons == ("no cgroup v2 tree is mounted where we are",)
     with pytest.raises(HostError, match="no cgroup v2 tree"):
         await open_subtree(make_facts(), "/a", ZYGOTE)
-    assert predict_grant(make_facts(), None) is None
+    assert predict_grant(make_facts(), None) == (None, reasons)
 
 
 async def test_a_given_parent_has_no_fallback(cgroups: CgroupTree) -> None:
@@ -272,7 +294,7 @@ async def test_what_is_predicted_is_what_is_given(cgroups: CgroupTree) -> None:
     own = cgroups.add("app.scope", pids__max="100")
     facts = cgroups.facts(own)
     for parent in (None, "/app.scope"):
-        predicted = predict_grant(facts, parent)
+        predicted, _ = predict_grant(facts, parent)
         subtree = await open_one(facts, parent)
         assert subtree.grant == predicted
         cgroups.put(own / make_host_name(read_owner()), "cgroup.procs", str(os.getpid()))

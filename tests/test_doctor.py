@@ -252,7 +252,7 @@ def test_an_attempt_always_has_an_answer(
 def test_the_cgroup_probe_removes_what_it_made(tmp_path: Path) -> None:
     setting = Setting(cgroup=str(tmp_path), controllers=["cpu", "memory", "pids"])
     answer = run_attempt("cgroup v2", setting, timeout_s=5.0)
-    assert answer == {"ok": True, "detail": "cpu memory pids"}
+    assert answer == {"ok": True, "detail": f"own: {tmp_path} (cpu memory pids)"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,3 +261,18 @@ def test_a_cgroup_without_memory_and_pids_is_not_enough(tmp_path: Path) -> None:
     answer = run_attempt("cgroup v2", setting, timeout_s=5.0)
     assert (answer["ok"], answer["step"]) == (False, "cgroup")
     assert "only: hugetlb" in answer["detail"]
+
+
+def test_why_there_is_no_cgroup_is_told(tmp_path: Path) -> None:
+    flaw = f"own: {tmp_path} isn't yours"
+    answer = run_attempt("cgroup v2", Setting(cgroup="/c", cgroup_flaw=flaw), timeout_s=5.0)
+    assert (answer["ok"], answer["step"], answer["detail"]) == (False, "cgroup", flaw)
+    setting = Setting(cgroup="/c", cgroup_flaw=flaw, buses=[f"{tmp_path}/bus"])
+    answer = run_attempt("cgroup v2", setting, timeout_s=5.0)
+    said = f"scope: {tmp_path}/bus: No such file or directory; {flaw}"
+    assert (answer["ok"], answer["step"], answer["detail"]) == (False, "cgroup", said[:200])
+
+
+def test_a_host_without_the_tree_has_no_cgroup() -> None:
+    answer = run_attempt("cgroup v2", Setting(cgroup_flaw="no tree"), timeout_s=5.0)
+    assert answer == {"ok": False, "absent": True, "detail": "no cgroup v2 tree"}

@@ -127,6 +127,7 @@ def make_greedy() -> list[Case]:
             "memory bomb",
             ("python3", "memory_bomb.py"),
             Verdict.MLE,
+            limits={"cpu_time": "10s"},
             files=("memory_bomb.py",),
             stopped_by="memory",
         ),

@@ -19,7 +19,7 @@ import trio
 from jail.cgroup import file
 from jail.cgroup.grant import WANTED
 from jail.cgroup.name import Owner, make_host_name
-from jail.cgroup.sweep import kill_cgroup, remove_cgroup, remove_empty, sweep
+from jail.cgroup.sweep import end_cgroup, kill_cgroup, remove_cgroup, remove_empty, sweep
 
 LOCK_TIMEOUT_S: Final = 2.0
 LOCK_LOOK_S: Final = 0.01
@@ -69,12 +69,19 @@ class Arrangement:
         if not self.controllers:
             raise OSError(refusal or errno.ENODEV, os.strerror(refusal or errno.ENODEV))
 
+    def _list_jails(self) -> list[Path]:
+        return [e for e in file.list_directories(self.path) if e.name.startswith(self.prefix)]
+
+    async def end_jails(self) -> None:
+        """Waits for the dying, in bounds."""
+        for each in self._list_jails():
+            await end_cgroup(each)
+
     def undo(self) -> None:
         """Never fails: the parent may have gone, with a unit that was stopped under us."""
-        for each in file.list_directories(self.path):
-            if each.name.startswith(self.prefix):
-                kill_cgroup(each)
-                remove_cgroup(each)
+        for each in self._list_jails():
+            kill_cgroup(each)
+            remove_cgroup(each)
         if self._is_last():
             self._give_back()
         remove_empty(self._host)

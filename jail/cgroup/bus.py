@@ -6,9 +6,8 @@ to log in to a bus that has hung up.
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +15,11 @@ from typing import Any, Final
 
 import trio
 
+from jail.errors import make_line
+from jail.place import is_abstract
+
 READ_BYTES: Final = 4096
+SHOWN_CHARS: Final = 200
 MAX_BYTES: Final = 1024 * 1024
 """of all that one connection is told: more is no answer to us"""
 
@@ -67,7 +70,7 @@ class Bus:
             if reply.header.fields.get(HeaderFields.reply_serial) != serial:
                 self._unread.append(reply)
             elif reply.header.message_type is MessageType.error:
-                raise BusError(_describe_refusal(reply))
+                raise BusError(make_line(_describe_refusal(reply)[:SHOWN_CHARS]))
             else:
                 return tuple(reply.body)
 
@@ -133,37 +136,19 @@ class Bus:
 
 @asynccontextmanager
 async def open_bus(socket: str) -> AsyncGenerator[Bus, None]:
-    """Logged in. ``socket`` is one of :func:`list_sockets`; for how long is the caller's."""
+    """Logged in. ``socket`` is one of :func:`jail.place.read_buses`; no time is kept here."""
     try:
         stream = await trio.open_unix_socket(socket)
-    except (OSError, ValueError) as error:  # ValueError: a NUL inside of a path
-        said = error.strerror if isinstance(error, OSError) else None
-        raise BusError(f"{show_socket(socket)}: {said or error}") from error
+    except OSError as error:
+        raise BusError(f"{show_socket(socket)}: {error.strerror or error}") from error
     async with stream:
         bus = Bus(stream)
         await bus.log_in()
         yield bus
 
 
-def list_sockets(addresses: Iterable[str]) -> list[str]:
-    """Those that can be tried: paths that exist, and abstract names, which begin with a NUL."""
-    found = [each for address in addresses for each in parse_address(address)]
-    return list(dict.fromkeys(each for each in found if each[:1] == "\0" or os.path.exists(each)))
-
-
-def parse_address(text: str) -> list[str]:
-    """The sockets of ``unix:path=…`` or ``unix:abstract=…``; none of another kind."""
-    from jeepney.bus import get_connectable_addresses
-
-    try:
-        found = list(get_connectable_addresses(text))
-    except (ValueError, RuntimeError):
-        return []
-    return [each for each in found if len(each) > 1 and "\0" not in each[1:]]
-
-
 def show_socket(socket: str) -> str:
-    return f"@{socket[1:]}" if socket.startswith("\0") else socket
+    return f"@{socket[1:]}" if is_abstract(socket) else socket
 
 
 def take(body: tuple[Any, ...], kind: type[Any], index: int = 0) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,12 +42,13 @@ class Candidate:
 
 
 def read_candidate(mount: Path, path: Path, family: Collection[int]) -> Candidate:
+    if not may_delegate(path):  # a host's own may hold hundreds of processes
+        return Candidate(path=path, writable=False)
     return Candidate(
         path=path,
         kind=file.read_value(path, "cgroup.type"),
-        writable=may_delegate(path),
         controllers=WANTED & file.read_words(path, "cgroup.controllers"),
-        strangers=tuple(_name_process(pid) for pid in file.read_pids(path) if pid not in family),
+        strangers=_name_strangers([pid for pid in file.read_pids(path) if pid not in family]),
         limit=find_limit_on_cgroups(mount, path),
     )
 
@@ -134,6 +135,12 @@ def show_processes(names: tuple[str, ...]) -> str:
     more = len(names) - SHOWN_PROCESSES
     shown = ", ".join(names[:SHOWN_PROCESSES])
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _name_strangers(pids: Sequence[int]) -> tuple[str, ...]:
+    """By name as many as are shown."""
+    shown, others = pids[:SHOWN_PROCESSES], pids[SHOWN_PROCESSES:]
+    return (*map(_name_process, shown), *map(str, others))
 
 
 def _name_process(pid: int) -> str:

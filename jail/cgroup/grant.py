@@ -7,6 +7,8 @@ from typing import Final
 
 WANTED: Final = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 """the controllers that a jail has a limit or an account for"""
+WEIGHTS: Final = ("io.weight", "io.bfq.weight")
+"""of these a kernel has what its disk schedulers have: blk-iocost the first, bfq the second"""
 
 
 class PassedOver(Exception):
@@ -40,3 +42,5 @@ class Grant:
     path: str
     controllers: frozenset[str]
     room: Room = field(default_factory=Room)
+    files: frozenset[str] = frozenset(WEIGHTS)
+    """those of :data:`WEIGHTS` that this kernel has"""

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from jail.cgroup import file
-from jail.cgroup.bus import DAEMON, Bus, BusError, Target, list_sockets, open_bus, take
+from jail.cgroup.bus import DAEMON, Bus, BusError, Target, open_bus, take
 from jail.cgroup.grant import PassedOver
 from jail.host import HostFacts
-from jail.place import may_delegate
+from jail.place import SYSTEM_BUS, may_delegate
 
-SCOPE_TIMEOUT_S: Final = 5.0
-SYSTEM_BUS: Final = "/run/dbus/system_bus_socket"
+SCOPE_TIMEOUT_S: Final = 10.0
+ARRIVAL_S: Final = 2.0
+"""a bus is started by its first user, who may be us, and systemd comes to it then"""
 MANAGER: Final = Target(
     "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 )
@@ -28,19 +30,22 @@ RULE: Final = (
     f"type='signal',sender='{MANAGER.name}',path='{MANAGER.path}',"
     f"interface='{MANAGER.interface}',member='JobRemoved'"
 )
+ARRIVAL_RULE: Final = (
+    f"type='signal',sender='{DAEMON.name}',path='{DAEMON.path}',"
+    f"interface='{DAEMON.interface}',member='NameOwnerChanged',arg0='{MANAGER.name}'"
+)
 SIGNATURE: Final = "ssa(sv)a(sa(sv))"
 
 
-async def move_to_scope(facts: HostFacts, pid: int) -> Path:
+async def move_to_scope(sockets: Iterable[str], pid: int, timeout_s: float | None = None) -> Path:
     """The directory of a new scope, delegated to us, in which the process ``pid`` is alone.
 
-    PassedOver says why there is none, after :data:`SCOPE_TIMEOUT_S` at the latest.
+    ``sockets`` are of buses where systemd may be found. PassedOver says why there is no scope,
+    after ``timeout_s`` at the latest, :data:`SCOPE_TIMEOUT_S` if it is None.
     """
-    sockets = find_buses(facts)
-    if isinstance(sockets, str):
-        raise PassedOver(f"scope: {sockets}")
+    timeout_s = SCOPE_TIMEOUT_S if timeout_s is None else timeout_s
     reasons = []
-    with trio.move_on_after(SCOPE_TIMEOUT_S):
+    with trio.move_on_after(timeout_s):
         for socket in sockets:
             try:
                 async with open_bus(socket) as bus:
@@ -48,32 +53,28 @@ async def move_to_scope(facts: HostFacts, pid: int) -> Path:
             except BusError as error:
                 reasons.append(str(error))
         raise PassedOver(f"scope: {'; '.join(reasons)}")
-    reasons.append(f"no answer from systemd within {SCOPE_TIMEOUT_S:g} s")
+    reasons.append(f"no answer from systemd within {timeout_s:g} s")
     raise PassedOver(f"scope: {'; '.join(reasons)}")
 
 
-def find_buses(facts: HostFacts) -> list[str] | str:
-    """Where systemd can be asked, or why nowhere."""
+def find_buses(facts: HostFacts) -> tuple[str, ...]:
+    """Where systemd can be asked, or PassedOver."""
     service = facts.cgroup.user_service if facts.cgroup else None
     if not facts.systemd and service is None:
-        return "systemd does not run here"
-    addresses = list_addresses(facts.uid)
-    return list_sockets(addresses) or f"no bus to ask systemd by: no socket at {addresses[-1]}"
+        raise PassedOver("scope: systemd does not run here")
+    if not facts.buses:
+        raise PassedOver(f"scope: no D-Bus to ask systemd by: no {show_last_bus(facts.uid)}")
+    return facts.buses
 
 
-def list_addresses(uid: int) -> list[str]:
-    """In the order in which they are tried: dbus-daemon(1); systemd has its own at the last."""
-    if uid == 0:
-        return [f"unix:path={SYSTEM_BUS}"]
-    named = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")
-    folder = os.environ.get("XDG_RUNTIME_DIR", "")
-    own = [f"unix:path={folder}/bus"] if folder.startswith("/") else []
-    return [*([named] if named else []), *own, f"unix:path=/run/user/{uid}/bus"]
+def show_last_bus(uid: int) -> str:
+    return SYSTEM_BUS if uid == 0 else f"/run/user/{uid}/bus"
 
 
 async def _start_scope(bus: Bus, pid: int) -> Path:
     """As systemd's own systemd-run(1) does it: listen first, then ask, then wait for the job."""
     await _check_pid_namespace(bus)
+    await _wait_for_manager(bus)
     await bus.call(DAEMON, "AddMatch", "s", (RULE,))
     await bus.call(MANAGER, "Subscribe")
     unit = f"jail-{os.getpid()}-{secrets.token_hex(4)}.scope"
@@ -100,6 +101,19 @@ def make_properties(pid: int) -> list[tuple[str, tuple[str, Any]]]:
         ("Delegate", ("b", True)),
         ("CollectMode", ("s", "inactive-or-failed")),
     ]
+
+
+async def _wait_for_manager(bus: Bus) -> None:
+    """Until somebody has systemd's name on this bus."""
+    await bus.call(DAEMON, "AddMatch", "s", (ARRIVAL_RULE,))
+    if take(await bus.call(DAEMON, "NameHasOwner", "s", (MANAGER.name,)), bool):
+        return
+    with trio.move_on_after(ARRIVAL_S):
+        while True:
+            told = await bus.receive_signal(DAEMON, "NameOwnerChanged")  # name, old, new owner
+            if take(told, str, 2):
+                return
+    raise BusError("systemd is not on this bus")
 
 
 async def _check_pid_namespace(bus: Bus) -> None:

@@ -19,6 +19,7 @@ AGENT_TASKS: Final = 1
 PIDS_MOST: Final = 2**22
 """no kernel has more (PID_MAX_LIMIT, include/linux/threads.h), or takes a larger pids.max"""
 CGROUP_WEIGHTS: Final = (1, 10_000)
+BFQ_WEIGHTS: Final = (1, 1000)
 CONTROLLERS: Final = {
     "memory": "memory",
     "pids": "pids",
@@ -49,10 +50,11 @@ class DeviceThrottle(NamedTuple):
 
 
 def make_settings(
-    limits: Limits, controllers: Set[str], throttles: tuple[DeviceThrottle, ...] = ()
+    limits: Limits, grant: Grant, throttles: tuple[DeviceThrottle, ...] = ()
 ) -> tuple[Setting, ...]:
     """In the order in which they are written; what no controller holds is left out."""
     settings: list[Setting] = []
+    controllers = grant.controllers
     if "memory" in controllers:
         settings += _make_memory(limits)
     if "pids" in controllers and limits.pids is not None:
@@ -62,7 +64,7 @@ def make_settings(
     if "cpuset" in controllers and limits.cpuset_cpus is not None:
         settings.append(Setting("cpuset.cpus", format_cpuset(limits.cpuset_cpus)))
     if "io" in controllers:
-        settings += _make_io(limits, throttles)
+        settings += _make_io(limits, grant.files, throttles)
     return tuple(settings)
 
 
@@ -84,12 +86,14 @@ def _make_cpu(limits: Limits) -> Iterator[Setting]:
         yield Setting("cpu.weight", str(weight))
 
 
-def _make_io(limits: Limits, throttles: tuple[DeviceThrottle, ...]) -> Iterator[Setting]:
-    if limits.blkio_weight is not None:
+def _make_io(
+    limits: Limits, files: Set[str], throttles: tuple[DeviceThrottle, ...]
+) -> Iterator[Setting]:
+    if limits.blkio_weight is not None and "io.weight" in files:
         weight = scale(limits.blkio_weight, BLKIO_WEIGHT, CGROUP_WEIGHTS)
-        # Which of the two a kernel has depends on its schedulers: blk-iocost or bfq.
-        yield Setting("io.weight", f"default {weight}", optional=True)
-        yield Setting("io.bfq.weight", str(min(weight, 1000)), optional=True)
+        yield Setting("io.weight", f"default {weight}")
+    if limits.blkio_weight is not None and "io.bfq.weight" in files:
+        yield Setting("io.bfq.weight", str(scale(limits.blkio_weight, BLKIO_WEIGHT, BFQ_WEIGHTS)))
     for each in throttles:
         yield Setting("io.max", f"{each.major}:{each.minor} {each.key}={each.rate}")
 
@@ -128,7 +132,10 @@ def _exceeds(asked: float | None, room: float | None) -> bool:
     return asked is not None and room is not None and asked > room
 
 
-def check_cpus(limits: Limits, online: int) -> None:
-    """SpecError for more processors than there are."""
-    if limits.cpus is not None and limits.cpus > online:
-        raise SpecError(f"cpus: {limits.cpus:g}; this host has {online}")
+def check_cpus(limits: Limits, there: Set[int]) -> None:
+    """SpecError for processors that aren't there, as docker has it."""
+    if limits.cpus is not None and limits.cpus > len(there):
+        raise SpecError(f"cpus: {limits.cpus:g}; there are {len(there)} to run on")
+    if beyond := (limits.cpuset_cpus or frozenset()) - there:
+        wanted, has = format_cpuset(beyond), format_cpuset(there)
+        raise SpecError(f"cpuset_cpus: {wanted} is not among those to run on: {has}")

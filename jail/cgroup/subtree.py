@@ -11,7 +11,7 @@ from typing import Final
 from jail.cgroup import file
 from jail.cgroup.arrange import Arrangement, arrange
 from jail.cgroup.find import find_given, find_own
-from jail.cgroup.grant import WANTED, Grant, PassedOver, Room
+from jail.cgroup.grant import WANTED, WEIGHTS, Grant, PassedOver, Room
 from jail.cgroup.name import make_prefix
 from jail.cgroup.owner import read_owner
 from jail.cgroup.room import read_room
@@ -54,6 +54,12 @@ class Subtree:
             self.fd = -1
             self._arrangement.undo()
 
+    async def end_jails(self) -> None:
+        """Those that a zygote which was killed has left: they are dying, and who is last in the
+        parent gives it back only when their cgroups are gone.
+        """
+        await self._arrangement.end_jails()
+
 
 async def open_subtree(
     facts: HostFacts, parent: str | None, zygote_pid: int
@@ -78,20 +84,28 @@ async def open_subtree(
     return None, tuple(passed)
 
 
-def predict_grant(facts: HostFacts, parent: str | None) -> Grant | None:
+def predict_grant(facts: HostFacts, parent: str | None) -> tuple[Grant | None, tuple[str, ...]]:
     """What :func:`open_subtree` would give, by a look that changes nothing."""
     if facts.cgroup is None:
-        return None
+        return None, (NO_TREE,)
     family = {os.getpid()}
     if parent is not None:
         found = find_given(facts, parent, family)
-        return _make_grant(facts, "given", found.path, found.controllers)
+        return _make_grant(facts, "given", found.path, found.controllers), ()
     own = find_own(facts, family)
     if not isinstance(own, str):
-        return _make_grant(facts, "own", own.path, own.controllers)
-    service, controllers = find_manager(facts, facts.cgroup)
-    if not controllers or isinstance(find_buses(facts), str):
-        return None
+        return _make_grant(facts, "own", own.path, own.controllers), ()
+    try:
+        return _predict_scope(facts, facts.cgroup), (own,)
+    except PassedOver as reason:
+        return None, (own, str(reason))
+
+
+def _predict_scope(facts: HostFacts, cgroup: CgroupFacts) -> Grant:
+    find_buses(facts)
+    service, controllers = find_manager(facts, cgroup)
+    if not controllers:
+        raise PassedOver("scope: no service manager of yours runs, or none with controllers")
     return _make_grant(facts, "scope", service, controllers)
 
 
@@ -110,7 +124,7 @@ async def _open_given(facts: HostFacts, parent: str, zygote_pid: int) -> Subtree
         said = error.strerror or str(error)
         raise HostError(
             f"cgroup parent {found.path}: {said}",
-            step=STEP,
+            step="cgroup parent",
             errno=error.errno,
             remedy=TOO_FAR if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT) else None,
         ) from error
@@ -127,7 +141,7 @@ async def _open_own(facts: HostFacts, zygote_pid: int) -> Subtree:
 
 
 async def _open_scope(facts: HostFacts, zygote_pid: int) -> Subtree:
-    path = await move_to_scope(facts, zygote_pid)
+    path = await move_to_scope(find_buses(facts), zygote_pid)
     try:
         return await _open_at(facts, "scope", path, zygote_pid)
     except OSError as error:
@@ -149,4 +163,5 @@ async def _open_at(facts: HostFacts, origin: str, path: Path, zygote_pid: int) -
 
 def _make_grant(facts: HostFacts, origin: str, path: Path, controllers: frozenset[str]) -> Grant:
     mount = facts.cgroup.mount if facts.cgroup else path
-    return Grant(origin, str(path), frozenset(controllers), read_room(mount, path))
+    files = frozenset(name for name in WEIGHTS if (path / name).exists())
+    return Grant(origin, str(path), frozenset(controllers), read_room(mount, path), files)

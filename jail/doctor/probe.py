@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jail.cgroup.find import Candidate, find_own
+from jail.cgroup.subtree import NO_TREE
 from jail.doctor.cause.identity import map_words
 from jail.doctor.cause.namespace import NEEDED_KERNEL
 from jail.doctor.cause.resource import NEEDED_PYTHON
@@ -144,15 +146,28 @@ def make_setting(facts: HostFacts, timeout_s: float = PROBE_TIMEOUT_S) -> dict[s
     maps = {
         name: list(map_words(facts, name)) if ranges else [] for name, ranges in granted.items()
     }
+    own, flaw = read_own_cgroup(facts)
     return {
         "uid": facts.uid,
         "gid": facts.gid,
         "maps": maps,
         "helpers": dict(facts.helpers),
-        "cgroup": str(facts.cgroup.path) if facts.cgroup else None,
-        "controllers": list(facts.cgroup.controllers) if facts.cgroup else [],
+        "cgroup": str(own.path) if own else str(facts.cgroup.path) if facts.cgroup else None,
+        "controllers": sorted(own.controllers) if own else [],
+        "cgroup_flaw": flaw,
+        "buses": list(facts.buses) if facts.systemd else [],
         "helper_timeout_s": timeout_s * 0.6,  # so that a helper's end is told before ours
     }
+
+
+def read_own_cgroup(facts: HostFacts) -> tuple[Candidate | None, str]:
+    """The one we sit in, or why it can't be the parent of jails: it is looked at from here, since
+    the process that probes would be a stranger in it.
+    """
+    if facts.cgroup is None:
+        return None, NO_TREE
+    found = find_own(facts, {os.getpid()})
+    return (None, found) if isinstance(found, str) else (found, "")
 
 
 def _ask(order: bytes, timeout_s: float) -> bytes:

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from jail.watch import Stat, parse_stat
+from jail.watch import Stat, parse_stat, read_file
 
 PROC: Final = "/proc"
 ZYGOTE: Final = b"jail:zygote"
 AGENT: Final = b"jail:agent"
 """an init has this name once its jail is built; a spare one is called otherwise"""
-READ_BYTES: Final = 8192
 
 
 class Seen(NamedTuple):
@@ -106,20 +105,6 @@ def read_processes(proc_fd: int) -> dict[int, Seen]:
 def read_identity(proc_fd: int, pid: int) -> Identity | None:
     """None when it has ended."""
     return parse_identity(read_file(proc_fd, f"{pid}/status"))
-
-
-def read_file(proc_fd: int, path: str) -> bytes:
-    """Nothing of a process that has ended, or that is not ours to see."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""
-    try:
-        return os.read(fd, READ_BYTES)
-    except ProcessLookupError:
-        return b""
-    finally:
-        os.close(fd)
 
 
 # -- pure -----------------------------------------------------------------------------------------

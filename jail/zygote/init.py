@@ -65,9 +65,10 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
             report = wire.SetupFailed(error.step, error.errno, error.detail)
             sock.sendall(wire.pack_frame(report))
             os._exit(1)
+        # By this name it is known as a jail, and from the next moment on it may be paused.
+        process.set_name("jail:agent")
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION, *used)), fds)
         close_all_but(sock.fileno())
-        process.set_name("jail:agent")
         server.serve(sock)
         os._exit(0)
     except BaseException as error:

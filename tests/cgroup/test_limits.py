@@ -13,6 +13,7 @@ import trio
 
 import jail
 from jail import Jail, JailBroken, Result, Supervisor, Verdict
+from tests.command import run_jail
 from tests.sight import assert_works
 
 MiB: Final = 1024 * 1024
@@ -124,7 +125,7 @@ async def test_a_living_jail_that_ran_out_of_memory_is_broken_and_says_so(
         assert (await j.run(["true"])).ok
         result = await j.run(["python3", "-c", f"b = bytearray({128 * MiB})"])
         assert result.verdict is Verdict.MLE
-        with pytest.raises(JailBroken):
+        with pytest.raises(JailBroken, match="memory limit"):
             await j.run(["true"])
 
 
@@ -135,6 +136,8 @@ FAMILIES: Final = {
     "children that live for a moment": "while :; do true & wait; done",
     "children that nobody waits for": "trap '' CHLD; while :; do /bin/true & /bin/true; done",
     "a program executed anew": f"exec sh -c '{SPIN}'",
+    "children of a vfork": 'exec python3 -c "import os\nwhile True: '
+    "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)\"",
 }
 
 
@@ -154,10 +157,21 @@ async def test_a_sleeper_uses_no_cpu_time(supervisor: Supervisor) -> None:
     assert result.cpu_time_s < 0.3
 
 
-async def test_a_fork_bomb_is_refused_and_counted(supervisor: Supervisor) -> None:
-    bomb = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
+BOMBS: Final = {
+    "fork": "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
+    "vfork": "import os, sys\nargv = ['sleep', '60']\nwhile True:\n"
+    " try: os.posix_spawnp('sleep', argv, {})\n except OSError: pass",
+    "threads": "import threading, time\nwhile True:\n"
+    " try: threading.Thread(target=time.sleep, args=[60]).start()\n except RuntimeError: pass",
+    "sessions": "import os\nwhile True:\n try:\n"
+    "  if os.fork() == 0: os.setsid()\n except OSError: pass",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=str)
+async def test_a_bomb_is_refused_and_counted(supervisor: Supervisor, bomb: str) -> None:
     async with supervisor.open_jail() as neighbour:
-        result = await run(supervisor, bomb, pids_limit=32, cpu_time=2)
+        result = await run(supervisor, BOMBS[bomb], pids_limit=32, cpu_time=2)
         await assert_works(neighbour)
     assert result.processes_peak == 32
     assert result.usage.refused_forks is not None
@@ -274,3 +288,19 @@ async def test_without_limits_a_leaf_counts_all_the_same(supervisor: Supervisor)
     assert result.cgroup in ("own", "scope")
     assert result.enforced_by["memory"] == "none"
     assert result.usage.cpu_user_time_s is not None
+
+
+async def test_a_limit_that_no_program_fits_into_says_so(supervisor: Supervisor) -> None:
+    """Asked for at once, the program has the verdict; later there may be no jail left to ask."""
+    result = await supervisor.run(["true"], memory="4k")
+    assert (result.verdict, result.limit) == (Verdict.MLE, "memory"), result.message
+    async with supervisor.open_jail(memory="4k") as j:
+        try:
+            async with j.start(["true"]) as process:
+                said = (await process.wait()).message
+        except JailBroken as error:
+            said = str(error)
+    assert "memory limit of 4.0 KiB reached" in said
+    done = await trio.to_thread.run_sync(run_jail, "--memory", "4k", "--", "true")
+    assert done.status in (125, 137)
+    assert "memory limit of 4.0 KiB reached" in done.stderr

@@ -23,7 +23,11 @@ NAMESPACES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What an attempt must know of the host; plain values, as they come through a pipe."""
+    """What an attempt must know of the host; plain values, as they come through a pipe.
+
+    ``cgroup`` is the one we are in, ``cgroup_flaw`` why it can't be used, ``buses`` where systemd
+    can be asked for another; each may be none.
+    """
 
     uid: int = 0
     gid: int = 0
@@ -31,6 +35,8 @@ class Setting:
     helpers: dict[str, str] = field(default_factory=dict)
     cgroup: str | None = None
     controllers: list[str] = field(default_factory=list)
+    cgroup_flaw: str = ""
+    buses: list[str] = field(default_factory=list)
     helper_timeout_s: float = 3.0
 
 

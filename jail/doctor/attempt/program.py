@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as codes
 import os
+import signal
 import struct
 import subprocess
 
@@ -50,17 +51,49 @@ def try_libseccomp(setting: Setting) -> str:
 
 
 def try_cgroup(setting: Setting) -> str:
-    """A cgroup below our own, made and removed; the v2 tree only."""
+    """Our own, if it is ours to use, else a scope of systemd's; the v2 tree only.
+
+    A cgroup is made in the one and removed. The other gets a process that does nothing, and
+    systemd removes it when that ends.
+    """
     if setting.cgroup is None:
         raise AbsentError("no cgroup v2 tree")
-    path = f"{setting.cgroup}/jail-doctor-{os.getpid()}"
-    with at("cgroup"):
-        os.mkdir(path)
-        os.rmdir(path)
-    if not {"memory", "pids"} <= set(setting.controllers):
-        has = " ".join(setting.controllers) or "none"
+    if not setting.cgroup_flaw:
+        with at("cgroup"):
+            path = f"{setting.cgroup}/jail-doctor-{os.getpid()}"
+            os.mkdir(path)
+            os.rmdir(path)
+        return f"own: {setting.cgroup} ({_check_controllers(set(setting.controllers))})"
+    if not setting.buses:
+        raise StuckError("cgroup", None, setting.cgroup_flaw)
+    return f"scope: {_try_scope(setting)}"
+
+
+def _try_scope(setting: Setting) -> str:
+    import trio
+
+    from jail.cgroup.grant import PassedOver
+    from jail.cgroup.scope import move_to_scope
+
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        path = trio.run(move_to_scope, setting.buses, pid, setting.helper_timeout_s)
+        return _check_controllers(set(_read(f"{path}/cgroup.controllers").split()))
+    except PassedOver as error:
+        raise StuckError("cgroup", None, f"{error}; {setting.cgroup_flaw}") from None
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _check_controllers(found: set[str]) -> str:
+    has = " ".join(sorted(found)) or "none"
+    if not {"memory", "pids"} <= found:
         raise StuckError("cgroup", None, f"no memory and pids controllers (only: {has})")
-    return " ".join(setting.controllers)
+    return has
 
 
 def _fork_into_namespace() -> tuple[int, int]:

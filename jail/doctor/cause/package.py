@@ -29,6 +29,14 @@ _PACKAGES: dict[str, dict[str, str]] = {
     },
     "pasta": dict.fromkeys(_FAMILIES, "passt"),
     "bwrap": dict.fromkeys(_FAMILIES, "bubblewrap"),
+    "user bus": {
+        "debian": "dbus-user-session",
+        "fedora": "dbus-broker",
+        "arch": "dbus",
+        "suse": "dbus-1",
+        "alpine": "dbus",
+    },
+    "system bus": {**dict.fromkeys(_FAMILIES, "dbus"), "fedora": "dbus-broker", "suse": "dbus-1"},
     "libseccomp": {"debian": "libseccomp2", "suse": "libseccomp2"},
 }
 

@@ -1,4 +1,4 @@
-"""Why the host runs out of something, hands out no cgroup, or lacks a program or feature."""
+"""Why the host runs out of something, or lacks a program or feature."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import errno as codes
 
 from jail.doctor.cause.base import Cause, Failure, Rule, set_sysctl
 from jail.doctor.cause.package import install_lines
-from jail.host import HostFacts
 
 NEEDED_PYTHON = (3, 11)
 PROGRAMS = ("slirp4netns", "pasta", "fuse-overlayfs", "bwrap", "libseccomp")
-CONTROLLERS = "cpu cpuset io memory pids"
 
 
 def processes_exhausted(failure: Failure) -> Cause | None:
     """EAGAIN of clone(2): RLIMIT_NPROC, pids.max, threads-max and pid_max all answer it."""
-    if failure.errno != codes.EAGAIN or failure.step == "cgroup":
+    if failure.errno != codes.EAGAIN or failure.step.startswith("cgroup"):
         return None
     limit, cgroup = failure.facts.process_limit, failure.facts.cgroup
     where = f"{cgroup.path}/pids.max" if cgroup else "/sys/fs/cgroup/pids.max"
@@ -54,99 +52,6 @@ def memory_exhausted(failure: Failure) -> Cause | None:
         "the kernel has no memory for it",
         "The host, or the cgroup that jail runs in, is out of memory. See which, and free some:",
         ("free -m", "cat /proc/self/cgroup"),
-    )
-
-
-def cgroup_withheld(failure: Failure) -> Cause | None:
-    if failure.step != "cgroup":
-        return None
-    facts = failure.facts
-    found = facts.cgroup
-    if failure.errno == codes.EBUSY:
-        return Cause(
-            "cgroup-busy",
-            "this cgroup holds other processes of yours",
-            "Controllers can only be handed on by a cgroup without processes (cgroups(7), “no "
-            "internal processes”). Start jail in one of its own:",
-            ("systemd-run --user --scope -p Delegate=yes jail doctor",),
-        )
-    if found is None or "memory" not in _offered(facts):
-        return _no_controllers(facts)
-    if found.user_service is not None and not found.delegated:
-        return Cause(
-            "cgroup-not-ours",
-            "this session's cgroup belongs to the system",
-            "Your own service manager may hand out cgroups; ask it for one and start jail in it:",
-            ("systemd-run --user --scope -p Delegate=yes jail doctor",),
-        )
-    if facts.systemd:
-        return Cause(
-            "cgroup-not-delegated",
-            "no cgroup is delegated to you",
-            "Let systemd hand the controllers to every user's service manager, then log out and "
-            "in again:",
-            delegate_lines(),
-        )
-    return Cause(
-        "cgroup-not-delegated",
-        "no cgroup is delegated to you",
-        "Make one that is yours and move your shell into it:",
-        own_cgroup_lines(facts),
-    )
-
-
-def _offered(facts: HostFacts) -> set[str]:
-    """The controllers that are on the v2 tree at all, as far as we can see from our place."""
-    found = facts.cgroup
-    if found is None:
-        return set()
-    seen = {*found.controllers, *found.user_controllers}
-    # Below a cgroup that enables nothing we see none, though the root has them all.
-    return seen if seen or found.path == found.mount else {"memory"}
-
-
-def _no_controllers(facts: HostFacts) -> Cause:
-    if facts.systemd:
-        return Cause(
-            "cgroup-v1",
-            "the controllers are not on a cgroup v2 tree",
-            "This host still gives them to cgroup v1, which can't be delegated safely. Boot with "
-            "the unified tree:",
-            (
-                "sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&systemd.unified_cgroup_hierarchy=1 /' "
-                "/etc/default/grub",
-                "sudo update-grub || sudo grub2-mkconfig -o /boot/grub2/grub.cfg",
-                "sudo reboot",
-            ),
-        )
-    return Cause(
-        "cgroup-v1",
-        "the memory and pids controllers are not on a cgroup v2 tree",
-        "There is no v2 tree here, or v1 trees hold its controllers. Add this to the kernel's "
-        "command line, restart, and mount the v2 tree:",
-        ("cgroup_no_v1=all", "sudo mount -t cgroup2 none /sys/fs/cgroup"),
-    )
-
-
-def delegate_lines() -> tuple[str, ...]:
-    """A drop-in for every user's service manager: systemd.resource-control(5), Delegate=."""
-    directory = "/etc/systemd/system/user@.service.d"
-    return (
-        f"sudo mkdir -p {directory}",
-        f"printf '[Service]\\nDelegate={CONTROLLERS}\\n' | sudo tee {directory}/delegate.conf",
-        "sudo systemctl daemon-reload",
-    )
-
-
-def own_cgroup_lines(facts: HostFacts) -> tuple[str, ...]:
-    mount = facts.cgroup.mount if facts.cgroup else "/sys/fs/cgroup"
-    owner = facts.user or facts.uid
-    return (
-        f"echo '+cpu +memory +pids' | sudo tee {mount}/cgroup.subtree_control",
-        f"sudo mkdir {mount}/jail",
-        f"sudo chown {owner} {mount}/jail {mount}/jail/cgroup.procs "
-        f"{mount}/jail/cgroup.subtree_control",
-        f"echo $$ | sudo tee {mount}/jail/cgroup.procs",
     )
 
 
@@ -248,7 +153,6 @@ RULES: tuple[Rule, ...] = (
     processes_exhausted,
     files_exhausted,
     memory_exhausted,
-    cgroup_withheld,
     program_missing,
     feature_missing,
     limit_above_hard,
