@@ -85,12 +85,14 @@ class Supervisor:
     ) -> Result:
         """One program in a jail of its own: as :meth:`open_jail` and :meth:`Jail.run`, and faster.
 
-        The program is asked for while the jail is being built.
+        The program is asked for while the jail is being built, unless its cgroup has to be narrowed
+        before: there is room for the builder in it.
         """
         plan, launcher = await self._prepare(choose_spec(spec, options))
+        waits = plan.enforced_by["memory"] == "cgroup"
         for fresh in (False, True):
             try:
-                async with self._launch(plan, launcher, fresh, waits=False) as jail:
+                async with self._launch(plan, launcher, fresh, waits) as jail:
                     result = await jail.run(argv, input=input, timeout=timeout)
                     jail.raise_if_not_built()
                     return result

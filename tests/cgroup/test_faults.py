@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -172,6 +173,27 @@ async def test_a_jail_that_has_no_memory_to_start_a_program_ends_as_mle(
             assert await process.stdout.receive_some() == b""
             result = await process.wait()
     assert (result.verdict, result.exit_status) == (Verdict.MLE, 137), result.message
+
+
+@pytest.mark.parametrize("delay_ms", [5, 10, 20, 40, 80])
+async def test_a_supervisor_that_is_late_leaves_no_room_that_was_the_builder_s(
+    supervisor: Supervisor, delay_ms: int
+) -> None:
+    """The program would have ended before its limit was narrowed."""
+    source = (
+        f"import mmap\nheld = mmap.mmap(-1, {40 * MiB})\n"
+        f"for page in range(0, {40 * MiB}, 4096): held[page] = 1\nheld.close()"
+    )
+    await supervisor.run(["true"])
+    async with trio.open_nursery() as nursery:
+
+        async def dawdle() -> None:
+            await trio.sleep(delay_ms / 1000)
+            time.sleep(2)
+
+        nursery.start_soon(dawdle)
+        result = await supervisor.run(["python3", "-c", source], memory="8m", timeout=30)
+    assert result.verdict is Verdict.MLE, result.memory_peak_bytes
 
 
 async def test_a_run_that_finds_no_books_has_never_been_in_the_jail(supervisor: Supervisor) -> None:
