@@ -162,7 +162,10 @@ def describe_cgroup(plan: Plan) -> list[str]:
         "scope": "a leaf of its own in a scope that the user's systemd is asked for",
     }
     lines = [f"{origins[plan.grant.origin]} ({controllers})"]
-    return [*lines, *(f"{each.file} = {each.value}" for each in plan.settings)]
+    lines += [f"{each.file} = {each.value}" for each in plan.settings]
+    if plan.enforced_by["memory"] == "cgroup":
+        lines.append("memory.max is then narrowed to the limit and what the agent itself has")
+    return lines
 
 
 def describe_filter(plan: Plan) -> str:

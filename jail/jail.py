@@ -125,6 +125,11 @@ class Jail:
         return self.plan.enforced_by
 
     @property
+    def builder_bytes(self) -> int | None:
+        """What building it took of its cgroup's memory; None until it is built."""
+        return self._view.built.memory_bytes
+
+    @property
     def is_quiet(self) -> bool:
         """Nothing runs in it: the agent has ended whatever the last program left."""
         return not self._view.running and self._session.broken is None

@@ -8,9 +8,10 @@ import glob
 import os
 import stat
 from dataclasses import dataclass
+from typing import Final
 
 from jail.cgroup.setting import DeviceThrottle
-from jail.errors import SpecError
+from jail.errors import HostError, JailError, SpecError
 from jail.kernel.file import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from jail.launchplan import Source
 from jail.limit import Throttle
@@ -32,6 +33,8 @@ ETC_NAMES = (
 )
 ETC_PATTERNS = ("java-*", "perl")
 MAX_PASSWD_BYTES = 1024 * 1024
+VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+"""what becomes of a volume or a root filesystem while a jail is being opened"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ def read_source(path: str, what: str) -> SourceFacts:
         uid=found.st_uid,
         gid=found.st_gid,
     )
+
+
+def blame_vanished(error: HostError) -> JailError:
+    """A volume or a root filesystem that went away meanwhile was the caller's to keep."""
+    return SpecError(str(error)) if error.errno in VANISHED else error
 
 
 def read_throttle(asked: Throttle) -> DeviceThrottle:

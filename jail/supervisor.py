@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -13,9 +12,10 @@ from typing import Any, Final
 import trio
 
 from jail.background import Background, open_background
+from jail.cgroup.setting import Setting, narrow_memory
 from jail.cgroup.subtree import predict_grant
 from jail.check import show
-from jail.errors import HostError, JailBroken, JailError, SpecError, blame_host
+from jail.errors import HostError, JailBroken, SpecError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
 from jail.jail import Input, Jail
@@ -25,6 +25,7 @@ from jail.result import Result
 from jail.session import Session
 from jail.slot import SlotPool
 from jail.source import (
+    blame_vanished,
     read_devices,
     read_host_tree,
     read_inside,
@@ -40,8 +41,6 @@ from jail.user import HOST_GROUP, HOST_PASSWD
 PLAN_ROOM_BYTES: Final = 32 * 1024
 """what a new socket takes before anybody reads; net.core.wmem_default is 208 KiB, and counts more
 than the bytes"""
-VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
-"""what becomes of a volume or a root filesystem while a jail is being opened"""
 
 
 class Supervisor:
@@ -60,6 +59,8 @@ class Supervisor:
         self._teardown = Teardown(background)
         self._next = 0
         self._last: tuple[JailSpec | None, Inputs | None, Plan | None] = None, None, None
+        self._built: tuple[Plan | None, int] = None, 0
+        """what building the last jail took of its cgroup's memory, and which plan's that was"""
 
     @asynccontextmanager
     async def open_jail(
@@ -85,14 +86,14 @@ class Supervisor:
     ) -> Result:
         """One program in a jail of its own: as :meth:`open_jail` and :meth:`Jail.run`, and faster.
 
-        The program is asked for while the jail is being built, unless its cgroup has to be narrowed
-        before: there is room for the builder in it.
+        The program is asked for while the jail is being built; where a cgroup holds its memory only
+        if it is known how much of that the builder takes: from a jail of the same plan.
         """
         plan, launcher = await self._prepare(choose_spec(spec, options))
-        waits = plan.enforced_by["memory"] == "cgroup"
+        settings = self._find_narrow_settings(plan)
         for fresh in (False, True):
             try:
-                async with self._launch(plan, launcher, fresh, waits) as jail:
+                async with self._launch(plan, launcher, fresh, settings) as jail:
                     result = await jail.run(argv, input=input, timeout=timeout)
                     jail.raise_if_not_built()
                     return result
@@ -101,6 +102,15 @@ class Supervisor:
                     raise
                 missed = error
         raise blame_vanished(missed)
+
+    def _find_narrow_settings(self, plan: Plan) -> tuple[Setting, ...] | None:
+        """What can be set before the jail is built and holds from then on; None if not all can."""
+        if plan.enforced_by["memory"] != "cgroup":
+            return plan.settings
+        measured, builder_bytes = self._built
+        if measured is not plan:
+            return None
+        return narrow_memory(plan.settings, plan.spec.limits, builder_bytes)
 
     async def wait_gone(self) -> None:
         """Until nothing is left of the jails that were closed, their inits and namespaces too.
@@ -123,8 +133,13 @@ class Supervisor:
 
     @asynccontextmanager
     async def _launch(
-        self, plan: Plan, launcher: Launcher, fresh: bool = False, waits: bool = True
+        self,
+        plan: Plan,
+        launcher: Launcher,
+        fresh: bool = False,
+        settings: tuple[Setting, ...] | None = None,
     ) -> AsyncGenerator[Jail, None]:
+        """Built when this yields; or, with ``settings`` that need no narrowing, as good as."""
         with blame_host("session"):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
@@ -136,31 +151,39 @@ class Supervisor:
                 if early:
                     await session.send_frame(plan.frame)
                 with theirs:
-                    init = await self._clone(plan, launcher, theirs, fresh)
+                    init = await self._clone(plan, launcher, theirs, settings, fresh)
                 jail = Jail(plan, session, init, background)
                 try:
                     with closing(jail):
                         if not early:
                             await session.send_frame(plan.frame)
-                        if waits:
+                        if settings is None:
                             await jail.wait_built()
                         else:
                             jail.expect_built()
                         yield jail
                 finally:
+                    if jail.builder_bytes is not None:
+                        self._built = plan, jail.builder_bytes
                     await self._teardown.end(init, wait=not jail.is_quiet)
         finally:
             session.close()
 
     async def _clone(
-        self, plan: Plan, launcher: Launcher, session: socket.socket, fresh: bool
+        self,
+        plan: Plan,
+        launcher: Launcher,
+        session: socket.socket,
+        settings: tuple[Setting, ...] | None,
+        fresh: bool,
     ) -> Init:
         slots = self._slots if plan.ids == "subuid" else None
         slot = slots.lease() if slots is not None else -1
         self._next += 1
         try:
             ids = plan.make_idmap(slot, self.facts)
-            request = (self._next, plan.clone_flags, ids, session, plan.settings, fresh)
+            written = plan.settings if settings is None else settings
+            request = (self._next, plan.clone_flags, ids, session, written, fresh)
             try:
                 born = await launcher.clone(*request)
             except ZygoteGoneError:
@@ -232,11 +255,6 @@ class Supervisor:
             self._slots = SlotPool(folder, count)
             self._stack.callback(self._slots.close)
         return self._slots
-
-
-def blame_vanished(error: HostError) -> JailError:
-    """A volume or a root filesystem that went away meanwhile was the caller's to keep."""
-    return SpecError(str(error)) if error.errno in VANISHED else error
 
 
 def refuse_other_grant(plan: Plan, launcher: Launcher) -> None:

@@ -8,10 +8,20 @@ from typing import TypeVar
 
 from jail.cgroup.file import read_limit, read_value
 from jail.cgroup.grant import Room
+from jail.place import read_text
 
 _Number = TypeVar("_Number", int, float)
 NEEDED_CGROUPS = 2
 """the zygote's and one jail's: less is no room"""
+
+
+def may_swap_unseen(path: Path, swaps: str = "/proc/swaps") -> bool:
+    """The kernel limits no swap (swapaccount=0, before 6.1), and there is some: who has no room in
+    memory goes there, and is never out of it. (The root of the tree has no limits at all.)
+    """
+    in_use = len(read_text(swaps).splitlines()) > 1
+    is_root = not (path / "cgroup.type").exists()
+    return in_use and not is_root and not (path / "memory.swap.max").exists()
 
 
 def read_room(mount: Path, path: Path) -> Room:

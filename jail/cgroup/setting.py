@@ -98,6 +98,18 @@ def _make_io(
         yield Setting("io.max", f"{each.major}:{each.minor} {each.key}={each.rate}")
 
 
+def narrow_memory(
+    settings: tuple[Setting, ...], limits: Limits, builder_bytes: int
+) -> tuple[Setting, ...] | None:
+    """The same, without more room than the builder is known to take. None where that might be too
+    little to build in: then it can be narrowed only when the jail is built.
+    """
+    if limits.memory_bytes is None or limits.memory_bytes < BUILDER_ROOM_BYTES:
+        return None
+    narrow = Setting("memory.max", str(limits.memory_bytes + builder_bytes))
+    return tuple(narrow if each.file == narrow.file else each for each in settings)
+
+
 def scale(value: int, source: tuple[int, int], target: tuple[int, int]) -> int:
     """From one range to another, ends to ends: what the OCI runtimes do with v1's numbers."""
     low, high = source

@@ -14,7 +14,7 @@ from jail.cgroup.find import find_given, find_own
 from jail.cgroup.grant import WANTED, WEIGHTS, Grant, PassedOver, Room
 from jail.cgroup.name import make_prefix
 from jail.cgroup.owner import read_owner
-from jail.cgroup.room import read_room
+from jail.cgroup.room import may_swap_unseen, read_room
 from jail.cgroup.scope import find_buses, move_to_scope
 from jail.errors import HostError
 from jail.host import CgroupFacts, HostFacts
@@ -164,4 +164,6 @@ async def _open_at(facts: HostFacts, origin: str, path: Path, zygote_pid: int) -
 def _make_grant(facts: HostFacts, origin: str, path: Path, controllers: frozenset[str]) -> Grant:
     mount = facts.cgroup.mount if facts.cgroup else path
     files = frozenset(name for name in WEIGHTS if (path / name).exists())
+    if may_swap_unseen(path):
+        controllers = frozenset(controllers) - {"memory"}
     return Grant(origin, str(path), frozenset(controllers), read_room(mount, path), files)

@@ -121,6 +121,15 @@ def set_name(name: str) -> None:
     prctl(PR_SET_NAME, name.encode()[:15])
 
 
+def lift_oom_protection(path: str = "/proc/self/oom_score_adj") -> None:
+    """As any other for the out-of-memory killer: a service may be started as one that it never
+    kills (proc_pid_oom_score_adj(5)), and what it forks is so, too.
+    """
+    with open(path, "r+b", buffering=0) as file:
+        if int(file.read()) < 0:
+            file.write(b"0")
+
+
 def set_title(title: str) -> None:
     """Overwrite the command line that /proc/PID/cmdline shows everybody: it names host paths."""
     with open("/proc/self/stat", "rb") as file:

@@ -30,6 +30,7 @@ def serve(sock: socket.socket) -> None:
     """Until the supervisor's end closes; then every jail is killed and reaped first."""
     process.set_name("jail:zygote")
     process.set_title("jail:zygote")
+    process.lift_oom_protection()
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])

@@ -196,6 +196,28 @@ async def test_a_supervisor_that_is_late_leaves_no_room_that_was_the_builder_s(
     assert result.verdict is Verdict.MLE, result.memory_peak_bytes
 
 
+async def test_a_limit_that_was_narrow_from_the_start_is_neither_wider_nor_narrower(
+    supervisor: Supervisor,
+) -> None:
+    """What the builder takes is known from the last jail of the same spec: nobody waits for it."""
+    spec = jail.make_spec(memory="96m", wall_time="30s")
+    source = "import mmap, sys\nsize = int(sys.argv[1])\nheld = mmap.mmap(-1, size)\n"
+    source += "for page in range(0, size, 4096): held[page] = 1"
+    empty = await supervisor.run(["python3", "-c", source, "4096"], spec)
+    assert empty.memory_peak_bytes is not None
+    room = 96 * MiB - empty.memory_peak_bytes
+    for size, verdict in ((room - 3 * MiB, Verdict.OK), (room + 3 * MiB, Verdict.MLE)):
+        async with trio.open_nursery() as nursery:
+
+            async def dawdle() -> None:
+                await trio.sleep(0.01)
+                time.sleep(3)
+
+            nursery.start_soon(dawdle)
+            result = await supervisor.run(["python3", "-c", source, str(size)], spec)
+        assert result.verdict is verdict, result.memory_peak_bytes
+
+
 async def test_a_run_that_finds_no_books_has_never_been_in_the_jail(supervisor: Supervisor) -> None:
     async with supervisor.open_jail() as j:
         with no_more_files(), pytest.raises(HostError, match="open files"):
