@@ -256,7 +256,7 @@ def sort_tests(folder: Path, *arguments: str, here: int = 0, there: int = 0) -> 
     return done.returncode, done.stdout
 
 
-THERE = "CI=1 vm pytest {}tests/cgroup{}\n"
+THERE = "CI=1 vm pytest --timeout 180 {}tests/cgroup{}\n"
 HERE = "pytest --ignore tests/cgroup {}\n"
 
 

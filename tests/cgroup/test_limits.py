@@ -202,13 +202,13 @@ async def test_out_of_memory_and_out_of_time_together_is_out_of_memory(
 ) -> None:
     """It asks for too much about when its time ends: what the kernel counted decides."""
     seen = []
-    for delay_s in (0.2, 1.6, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95, 2.0, 2.5):
+    for delay_s in (0.0, 3.8, 3.9, 3.95, 4.0, 5.0):
         source = (
             "import time, os\nstart = float(open('/proc/self/stat').read().split()[21]) / 100\n"
             f"time.sleep(max(0, start + {delay_s} - time.clock_gettime(time.CLOCK_BOOTTIME)))\n"
             "held = bytearray(96 << 20)\nwhile True: pass"
         )
-        result = await run(supervisor, source, memory="48m", wall_time=2)
+        result = await run(supervisor, source, memory="48m", wall_time=4)
         expected = Verdict.MLE if result.usage.oom_kills else Verdict.TLE
         assert result.verdict is expected, (result.message, result.usage)
         seen.append(result.verdict)
