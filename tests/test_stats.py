@@ -231,7 +231,8 @@ async def test_jails_that_come_and_go_disturb_nobody(supervisor: Supervisor) -> 
     assert j.init_pid in {each["jail"] for each in parse_lines(out)}
 
 
-def test_on_a_terminal_one_table_is_written_over() -> None:
+def test_on_a_terminal_one_table_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     with (
         start_jail("--", "sleep", "60"),
         open_terminal("--interval", "0.2s", command="stats") as terminal,
