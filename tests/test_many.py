@@ -14,6 +14,7 @@ import trio
 
 import jail
 from jail import Jail, Supervisor, Verdict
+from tests.part import require
 from tests.sight import (
     count_fds,
     find_children,
@@ -154,8 +155,7 @@ trio.run(main)
 
 
 async def test_two_supervisors_never_share_ids(supervisor: Supervisor) -> None:
-    if not supervisor.facts.can_map_subids:
-        pytest.skip("no subordinate ids or no newuidmap on this host")
+    require("subuid")
     process = subprocess.Popen(
         [sys.executable, "-c", OTHER_SUPERVISOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

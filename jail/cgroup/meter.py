@@ -43,6 +43,7 @@ class LeafMeter(Meter):
         self._counts_memory = self._tells_peak = False
         self._holds_memory = view.enforced_by.get("memory") == "cgroup"
         self._holds_pids = view.enforced_by.get("pids") == "cgroup"
+        self._holds_all = self._holds_memory and self._holds_pids
 
     def start(self, opening: Account | None = None) -> None:
         super().start(opening)
@@ -52,7 +53,7 @@ class LeafMeter(Meter):
         self._by_family |= self.had_company or self._view.is_shared
         now = self._read()
         tasks = 0
-        if self._by_family or not (self._holds_memory and self._holds_pids):
+        if self._by_family or not self._holds_all:
             tasks = await super().look(others)
         self._take(now)
         return tasks
@@ -83,14 +84,14 @@ class LeafMeter(Meter):
     def close(self, cpu_s: float, largest_bytes: int) -> None:
         self._by_family |= self.had_company or self._view.is_shared
         now = self._read(full=True)
-        if self._by_family or not (self._holds_memory and self._holds_pids):
+        if self._by_family or not self._holds_all:
             super().close(cpu_s, largest_bytes)
         else:
             self._note_largest(largest_bytes)
         self._take(now)
 
     async def read_whole(self) -> Usage:
-        if not (self._holds_memory and self._holds_pids):
+        if not self._holds_all:
             await super().read_whole()
             self._by_family = False
         self._opening = self._view.built
