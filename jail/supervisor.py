@@ -343,6 +343,7 @@ def read_filter(name: str, facts: HostFacts) -> bytes:
     """The policy's BPF, b"" for unconfined."""
     if name == "unconfined":
         return b""
-    from jail.policy import load_policy, read_bpf
+    from jail.policy.cache import read_bpf
+    from jail.policy.load import load_policy
 
     return read_bpf(load_policy(name), facts.cache_dir)

@@ -57,8 +57,9 @@ PURE: Final = (
     "jail.limit",
     "jail.mechanism",
     "jail.plan",
+    "jail.policy.document",
+    "jail.policy.rule",
     "jail.result",
-    "jail.rule",
     "jail.spec",
     "jail.stats.sample",
     "jail.units",
@@ -70,7 +71,7 @@ PURE: Final = (
 PURE_OF_OS: Final = {"PathLike", "fsdecode", "fsencode", "fspath", "strerror"}
 LOOKING: Final = {"socket", "subprocess", "pathlib", "time", "glob", "fcntl", "select", "tempfile"}
 
-CTYPES: Final = ("jail.kernel", "jail.libseccomp", "jail.agent.kernel")
+CTYPES: Final = ("jail.kernel", "jail.policy.libseccomp", "jail.agent.kernel")
 STARTS_PROGRAMS: Final = {
     "jail.launcher": "the zygote; newuidmap and newgidmap",
     "jail.subid": "getsubids",
@@ -316,7 +317,7 @@ def assert_pure(module: Module) -> None:
 
 def test_jails_are_opened_without_the_doctor_and_the_command() -> None:
     reached = reach(read_house()["jail.supervisor"], lazy=True)
-    assert {"jail.session", "jail.libseccomp"} <= reached
+    assert {"jail.session", "jail.policy.libseccomp"} <= reached
     assert not [n for n in reached if n.startswith(("jail.doctor", "jail.cli", "argparse"))]
 
 

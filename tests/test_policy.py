@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jail import libseccomp
 from jail.errors import SpecError
-from jail.policy import Policy, compile_policy, load_policy
+from jail.policy import libseccomp
+from jail.policy.compile import compile_policy
+from jail.policy.load import Policy, load_policy
 from tests import bpf
 
 MACHINES: Final = {"x86_64": bpf.X86_64, "aarch64": bpf.AARCH64}

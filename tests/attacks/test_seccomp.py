@@ -20,7 +20,7 @@ import trio.lowlevel
 
 from jail import Jail, Supervisor, Verdict
 from jail.agent.kernel import ARCH
-from jail.policy import load_policy
+from jail.policy.load import load_policy
 from tests.conftest import OpenJail
 from tests.part import not_exercised
 from tests.probe import REFUSALS, Call, Probe, make_call

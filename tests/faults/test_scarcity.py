@@ -24,7 +24,8 @@ import jail
 from jail import Supervisor, Verdict
 from jail.doctor import find_cause
 from jail.host import HostFacts, read_facts
-from jail.policy import load_policy, read_bpf
+from jail.policy.cache import read_bpf
+from jail.policy.load import load_policy
 from tests.part import require
 
 ROOT: Final = Path(__file__).resolve().parents[2]

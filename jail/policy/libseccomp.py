@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from jail.errors import HostError, SpecError
-from jail.rule import Condition, Rule
+from jail.policy.rule import Condition, Rule
 
 INSTRUCTION: Final = struct.Struct("=HBBI")
 LOAD: Final = 0x20

@@ -7,12 +7,11 @@ known here.
 from __future__ import annotations
 
 import errno
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any, Final
 
 from jail.errors import SpecError
+from jail.policy.rule import Condition, Rule, Ruleset
 
 OPS: Final = ("eq", "ne", "lt", "le", "gt", "ge", "masked_eq")
 FILE_KEYS: Final = ("default", "rule")
@@ -20,41 +19,8 @@ RULE_KEYS: Final = ("calls", "action", "when", "any", "why", "optional")
 CONDITION_KEYS: Final = ("arg", "op", "mask", "value", "values")
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One comparison of one argument, all 64 bits of it unless ``mask`` says less.
-
-    Holds if it holds for one of ``values``.
-    """
-
-    arg: int
-    op: str
-    values: tuple[int, ...]
-    mask: int = 0
-
-
-@dataclass(frozen=True)
-class Rule:
-    """``alternatives``: one of these lists must hold wholly; an empty list always does."""
-
-    calls: tuple[str, ...]
-    action: str
-    alternatives: tuple[tuple[Condition, ...], ...]
-    why: str
-    optional: bool = False
-
-    def is_always(self) -> bool:
-        return () in self.alternatives
-
-    def spread_values(self) -> Iterator[tuple[Condition, ...]]:
-        """The alternatives again, with one value in every condition."""
-        for conditions in self.alternatives:
-            choices = [[replace(each, values=(one,)) for one in each.values] for each in conditions]
-            yield from itertools.product(*choices)
-
-
-def parse_document(document: dict[str, Any]) -> tuple[str, tuple[Rule, ...]]:
-    """(default, rules) of what a TOML file says."""
+def parse_document(document: dict[str, Any]) -> Ruleset:
+    """What a TOML file says."""
     _refuse_unknown(document, FILE_KEYS, "the file")
     if "default" not in document:
         raise SpecError("no default")
@@ -64,7 +30,7 @@ def parse_document(document: dict[str, Any]) -> tuple[str, tuple[Rule, ...]]:
         raise SpecError("rule: write [[rule]]")
     rules = tuple(_parse_rule(index, each) for index, each in enumerate(tables, 1))
     _refuse_unreachable(rules)
-    return default, rules
+    return Ruleset(default, rules)
 
 
 def _parse_rule(index: int, table: Any) -> Rule:

@@ -1,7 +1,6 @@
-"""Seccomp policies: data with a reason on every rule, as TOML; and the BPF made of them.
+"""Compiled policies, remembered and on disk.
 
-The language is described at the head of ``policies/default.toml``. Reading a policy that has
-been compiled before takes neither a TOML parser nor libseccomp: the BPF lies in the cache,
+What was compiled before takes neither a TOML parser nor libseccomp: the BPF lies in the cache,
 under a name made of the text and of everything else that goes into it.
 """
 
@@ -12,120 +11,19 @@ import functools
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jail.errors import SpecError
+from jail.policy.compile import MAX_BPF_BYTES, compile_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jail.rule import Rule
+    from jail.policy.load import Policy
 
-POLICIES: Final = os.path.join(os.path.dirname(__file__), "policies")
-MAX_TEXT_BYTES: Final = 1 << 20
-MAX_BPF_BYTES: Final = 4096 * 8
 DIGEST_BYTES: Final = 32
 LIBRARY_FOLDERS: Final = ("/usr/lib64", "/lib64", "/usr/lib", "/lib", "/usr/local/lib")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy's name and text. ``default`` and ``rules`` are parsed when first asked for."""
-
-    name: str
-    text: bytes
-
-    @property
-    def default(self) -> str:
-        """``"allow"``, ``"kill"`` or the name of an errno."""
-        return _parse_text(self.name, self.text)[0]
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """In the order in which they are tried."""
-        return _parse_text(self.name, self.text)[1]
-
-
-# --- Loading ------------------------------------------------------------------------------------
-
-
-def load_policy(name_or_path: str) -> Policy:
-    """A shipped policy by its name, or a file (a path with ``/``, or ending in ``.toml``).
-
-    SpecError says what is wrong with the name, the file or a rule in it.
-    """
-    if "/" in name_or_path or name_or_path.endswith(".toml"):
-        policy = _read_policy(name_or_path, name_or_path)
-        _ = policy.rules
-        return policy
-    path = f"{POLICIES}/{name_or_path}.toml"
-    if not name_or_path.isprintable() or not os.path.exists(path):
-        known = ", ".join([*list_policies(), "unconfined"])
-        raise SpecError(f"no seccomp policy {name_or_path!r}: there are {known}, or give a file")
-    return _read_policy(name_or_path, path)
-
-
-def list_policies() -> list[str]:
-    """Names of the shipped ones."""
-    names = map(os.path.splitext, os.listdir(POLICIES))
-    return sorted(name for name, ending in names if ending == ".toml")
-
-
-def _read_policy(name: str, path: str) -> Policy:
-    try:
-        facts = os.stat(path)
-        if not stat.S_ISREG(facts.st_mode):
-            raise SpecError(f"seccomp policy {path}: not a regular file")
-        return _read_version(name, path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
-    except (OSError, ValueError) as error:
-        if isinstance(error, SpecError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SpecError(f"seccomp policy {path}: {reason}") from None
-
-
-@functools.lru_cache(maxsize=16)
-def _read_version(name: str, path: str, inode: int, mtime_ns: int, size: int) -> Policy:
-    if size > MAX_TEXT_BYTES:
-        raise SpecError(f"seccomp policy {path}: larger than {MAX_TEXT_BYTES} bytes")
-    with open(path, "rb") as file:
-        return Policy(name, file.read(MAX_TEXT_BYTES))
-
-
-@functools.lru_cache(maxsize=16)
-def _parse_text(name: str, text: bytes) -> tuple[str, tuple[Rule, ...]]:
-    import tomllib
-
-    from jail.rule import parse_document
-
-    try:
-        return parse_document(tomllib.loads(text.decode()))
-    except ValueError as error:  # of TOML, of UTF-8, or a SpecError
-        raise SpecError(f"seccomp policy {name}: {error}") from None
-
-
-# --- Compiling ----------------------------------------------------------------------------------
-
-
-def compile_policy(policy: Policy, machine: str | None = None) -> bytes:
-    """An array of ``struct sock_filter`` for this machine, or for "x86_64" or "aarch64".
-
-    SpecError for a call that libseccomp does not know, HostError where it is missing.
-    """
-    from jail import libseccomp
-
-    machine = machine or libseccomp.read_machine()
-    try:
-        bpf = libseccomp.compile_rules(policy.rules, policy.default, machine)
-    except SpecError as error:
-        raise SpecError(f"seccomp policy {policy.name}: {error}") from None
-    if len(bpf) > MAX_BPF_BYTES:
-        raise SpecError(f"seccomp policy {policy.name}: too long for the kernel")
-    return bpf
-
-
-# --- The cache ----------------------------------------------------------------------------------
+CODE: Final = ("document", "rule", "compile", "libseccomp")
+"""the modules that make it what it is"""
 
 
 def read_bpf(policy: Policy, cache_dir: Path | None) -> bytes:
@@ -154,7 +52,7 @@ def _read_bpf(policy: Policy, cache_dir: str | None) -> bytes:
 def _cache_name(policy: Policy) -> str:
     """Of the text, the machine, libseccomp's file and the code that compiles."""
     folder = os.path.dirname(__file__)
-    code = [_identity(f"{folder}/{name}.py") for name in ("policy", "rule", "libseccomp")]
+    code = [_identity(f"{folder}/{name}.py") for name in CODE]
     context = repr((os.uname().machine, _library_identity(), code)).encode()
     return _digest(context + b"\0" + policy.text).hex()
 

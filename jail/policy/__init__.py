@@ -1,0 +1,1 @@
+"""Seccomp policies: data with a reason on every rule, and the BPF made of them."""
