@@ -89,6 +89,21 @@ class Built:
         self._on_fail()
 
 
+class Ear:
+    """Takes a listener's fd, and gives it on."""
+
+    kinds = (wire.Listening,)
+
+    def __init__(self, hear: Callable[[int], None]) -> None:
+        self._hear = hear
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        self._hear(fds[0])
+
+    def fail(self, error: Exception) -> None:
+        return
+
+
 class Inside(NamedTuple):
     """What a jail is watched by, and what of its cgroup's figures is its builder's."""
 

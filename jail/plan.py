@@ -46,6 +46,9 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
+from jail.policy.filters import Filters
+from jail.policy.load import Policy
+from jail.policy.rule import Target
 from jail.source import MERGED_USR, HostTree, SourceFacts
 from jail.spec import DEFAULT_PATH, JailSpec
 
@@ -94,7 +97,9 @@ class Inputs:
     devices: tuple[str, ...]
     passwd: str
     group: str
-    filter: bytes
+    filters: Filters
+    policy: Policy | None = None
+    """that the filters were made of; None where there are none"""
     grant: Grant | None = None
     """where the jail's own cgroup will be"""
     passed_over: tuple[str, ...] = ()
@@ -124,6 +129,10 @@ class Plan:
     passed_over: tuple[str, ...]
     settings: tuple[Setting, ...]
     """what is written to the jail's own cgroup"""
+    policy: Policy | None
+    """of the system calls"""
+    target: Target
+    """what that is read for"""
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -163,8 +172,10 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         drops_groups=ids == "subuid",
         hostname=spec.hostname,
         rlimits=make_rlimits(spec.limits, enforced_by),
-        filter=inputs.filter,
+        filter=inputs.filters.agent,
         workdir=spec.workdir,
+        program_filter=inputs.filters.program,
+        listens=inputs.filters.listens,
         cpus=decide_affinity(spec.limits, enforced_by),
     )
     launch = launch._replace(sources=tuple(sources))
@@ -183,6 +194,8 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         grant=inputs.grant,
         passed_over=inputs.passed_over,
         settings=make_leaf_settings(spec, inputs),
+        policy=inputs.policy,
+        target=facts.target,
     )
 
 

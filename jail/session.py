@@ -54,6 +54,8 @@ class Session:
         self._next = 0
         self._ready = Call(wire.Ready, wire.SetupFailed)
         self._setup: Call | Built | None = self._ready
+        self.listener: Receiver | None = None
+        """takes, once, the listener of the filter that all programs are under"""
         self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
@@ -221,7 +223,10 @@ class Session:
             return None  # nobody has an answer before the jail is built
         if isinstance(message, wire.Exited | wire.NotStarted):
             return self._runs.pop(message.run, None)
-        if isinstance(message, wire.Started | wire.StartedTerminal):
+        if isinstance(message, wire.Listening) and message.run == 0:
+            listener, self.listener = self.listener, None
+            return listener
+        if isinstance(message, wire.Started | wire.StartedTerminal | wire.Listening):
             return self._runs.get(message.run)
         call = self._requests.get(message.request)
         if call is None or type(message) not in call.kinds:

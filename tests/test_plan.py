@@ -26,6 +26,7 @@ from jail.launchplan import (
     WriteFiles,
 )
 from jail.plan import DEVICES, Inputs, Plan, make_plan
+from jail.policy.filters import Filters
 from jail.source import HostTree, SourceFacts
 from jail.subid import IdRange
 from jail.user import HOST_GROUP, HOST_PASSWD
@@ -72,7 +73,7 @@ def plan(
         devices=DEVICES,
         passwd=passwd,
         group=HOST_GROUP,
-        filter=b"" if options.get("seccomp") == "unconfined" else b"\x06\0\0\0\0\0\0\0",
+        filters=Filters(b"" if options.get("seccomp") == "unconfined" else b"\x06\0\0\0\0\0\0\0"),
     )
     return make_plan(make_spec(**options), facts, inputs)
 
