@@ -5,6 +5,8 @@ They are read as runc and libseccomp apply them to a container without capabilit
 * the i386, x32 and 32-bit arm ABIs stay closed, whatever ``subArchitectures`` says;
 * ``SCMP_ACT_KILL`` and ``SCMP_ACT_KILL_THREAD`` end the process, not one thread of it;
 * ``SCMP_ACT_TRACE`` answers ENOSYS, which is what the kernel does where nobody traces;
+* what is newer than the newest call that the profile names is answered ENOSYS, as runc does, but
+  by name: so is what libseccomp has no name for;
 * where two conditional rules with different actions hold, the stricter one decides; libseccomp's
   answer depends on their order and shape, and some it does not take at all;
 * no flag changes anything (see ``FLAGS``).
@@ -13,11 +15,12 @@ They are read as runc and libseccomp apply them to a container without capabilit
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
 from jail.errors import SpecError
+from jail.policy.number import read_names
 from jail.policy.profile import Argument, Entry, Filter, Profile, parse_json
 from jail.policy.rule import Condition, Rule, Ruleset, Target
 
@@ -64,6 +67,7 @@ WHY: Final = {
     "trap": "the profile answers it with a signal",
 }
 WHY_REFUSED: Final = "the profile refuses it"
+WHY_NOT_NAMED: Final = "the profile's default: it is no newer than what the profile names"
 
 Alternative = tuple[Condition, ...]
 
@@ -73,11 +77,16 @@ def parse_profile(text: bytes, name: str, target: Target) -> Ruleset:
     try:
         profile = parse_json(text)
         _check_target(profile, target)
-        default = _parse_action(profile.default_action, profile.default_errno, "default")
-        found = [_parse_entry(each, name) for each in _select(profile, target)]
+        default = _parse_action(profile.default_action, profile.default_errno, "defaultAction")
+        entries = [each for each in profile.entries if _is_there(each, target)]
+        rules = [_parse_entry(each, name) for each in entries if not _repeats(each, profile)]
     except SpecError as error:
         raise SpecError(f"seccomp policy {name}: {error}") from None
-    return Ruleset(default, tuple(_put_in_order(found)))
+    ruleset = Ruleset(default, tuple(_put_in_order(rules)))
+    if default in ("allow", "log", "ENOSYS"):
+        return ruleset
+    named = {call for each in entries for call in each.names}
+    return _answer_newer(ruleset, named, read_names(target.machine), name)
 
 
 def _check_target(profile: Profile, target: Target) -> None:
@@ -93,26 +102,25 @@ def _check_target(profile: Profile, target: Target) -> None:
             raise SpecError(f"flags: unknown flag {flag!r} (there are {', '.join(FLAGS)})")
 
 
-def _select(profile: Profile, target: Target) -> Iterator[Entry]:
-    """The entries that are there, without those that say what the default says.
+def _is_there(entry: Entry, target: Target) -> bool:
+    included = _is_included(entry.includes, target)
+    return not _is_excluded(entry.excludes, target) and included
 
-    runc leaves those out, so that even an unconditional one hides none of the others. It compares
-    what is written: SCMP_ACT_KILL is not SCMP_ACT_KILL_PROCESS.
+
+def _repeats(entry: Entry, profile: Profile) -> bool:
+    """Whether it says what the default says.
+
+    runc leaves such a one out, so that even without a condition it hides none of the others.
     """
-    default = _identity(profile.default_action, profile.default_errno)
-    for entry in profile.entries:
-        _parse_action(entry.action, entry.errno, entry.where)
-        included = _is_included(entry.includes, target)
-        excluded = _is_excluded(entry.excludes, target)
-        if included and not excluded and _identity(entry.action, entry.errno) != default:
-            yield entry
+    default = _identify(profile.default_action, profile.default_errno)
+    return _identify(entry.action, entry.errno) == default
 
 
-def _identity(action: str, number: int | str | None) -> tuple[str, int]:
+def _identify(action: str, number: int | str | None) -> tuple[str, int]:
     """What runc compares; an errno means something to two of the actions."""
-    if action not in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
-        return action, 0
-    return action, _parse_errno(number, "")
+    if action in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
+        return action, _parse_errno(number, action)
+    return action.removesuffix("_THREAD"), 0
 
 
 def _is_included(filter_: Filter, target: Target) -> bool:
@@ -236,3 +244,22 @@ def _regroup(rule: Rule, kept: dict[str, tuple[Alternative, ...]]) -> Iterator[R
         groups.setdefault(alternatives, []).append(call)
     for alternatives, calls in groups.items():
         yield replace(rule, calls=tuple(calls), alternatives=alternatives)
+
+
+def _answer_newer(
+    ruleset: Ruleset, named: set[str], names: Mapping[int, str], policy: str
+) -> Ruleset:
+    """The default for what was there when the profile was written, ENOSYS for what came since.
+
+    Libraries try new calls first, and do without them where the kernel has none.
+    """
+    newest = max((number for number, call in names.items() if call in named), default=None)
+    if newest is None:
+        return ruleset
+    always = {call for rule in ruleset.rules if rule.is_always() for call in rule.calls}
+    older = tuple(names[number] for number in sorted(names) if number <= newest)
+    calls = tuple(call for call in older if call not in always)
+    if not calls:
+        return Ruleset("ENOSYS", ruleset.rules)
+    last = Rule(calls, ruleset.default, ((),), WHY_NOT_NAMED, optional=True, policy=policy)
+    return Ruleset("ENOSYS", (*ruleset.rules, last))
