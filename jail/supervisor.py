@@ -346,4 +346,4 @@ def read_filter(name: str, facts: HostFacts) -> bytes:
     from jail.policy.cache import read_bpf
     from jail.policy.load import load_policy
 
-    return read_bpf(load_policy(name), facts.cache_dir)
+    return read_bpf(load_policy(name), facts.cache_dir, "none")

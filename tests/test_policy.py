@@ -628,7 +628,7 @@ def test_a_random_policy_compiles_to_what_a_naive_reader_expects(
     try:
         made_rules = made.rules
     except SpecError as error:
-        assert "came before" in str(error)
+        assert "came before" in str(error) or "has decided already" in str(error)
         return
     assert made_rules
     for machine, arch in MACHINES.items():

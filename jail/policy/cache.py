@@ -13,48 +13,74 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Final
 
-from jail.policy.compile import MAX_BPF_BYTES, compile_policy
+from jail.policy.compile import MAX_BPF_BYTES, compile_policy, parse_release
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jail.policy.action import Report
     from jail.policy.load import Policy
 
 DIGEST_BYTES: Final = 32
 LIBRARY_FOLDERS: Final = ("/usr/lib64", "/lib64", "/usr/lib", "/lib", "/usr/local/lib")
-CODE: Final = ("document", "rule", "compile", "libseccomp")
+CODE: Final = (
+    "action",
+    "compile",
+    "condition",
+    "document",
+    "libseccomp",
+    "load",
+    "oci",
+    "profile",
+    "rule",
+    "shadow",
+)
 """the modules that make it what it is"""
 
 
-def read_bpf(policy: Policy, cache_dir: Path | None) -> bytes:
+def read_bpf(policy: Policy, cache_dir: Path | None, report: Report = "denied") -> bytes:
     """The policy compiled for this machine: remembered, else from the cache, else made now."""
-    return _read_bpf(policy, None if cache_dir is None else os.fspath(cache_dir))
+    return _read_bpf(policy, None if cache_dir is None else os.fspath(cache_dir), report)
 
 
-@functools.lru_cache(maxsize=16)
-def _read_bpf(policy: Policy, cache_dir: str | None) -> bytes:
+@functools.lru_cache(maxsize=64)
+def _read_bpf(policy: Policy, cache_dir: str | None, report: Report) -> bytes:
     if cache_dir is None:
-        return compile_policy(policy)
-    name = _cache_name(policy)
+        return compile_policy(policy, report=report)
+    name = _cache_name(policy, report)
     folder_fd = _open_folder(cache_dir)
     if folder_fd is None:
-        return compile_policy(policy)
+        return compile_policy(policy, report=report)
     try:
         bpf = _read_cached(folder_fd, name)
         if bpf is None:
-            bpf = compile_policy(policy)
+            bpf = compile_policy(policy, report=report)
             _write_cached(folder_fd, name, bpf)
         return bpf
     finally:
         os.close(folder_fd)
 
 
-def _cache_name(policy: Policy) -> str:
-    """Of the text, the machine, libseccomp's file and the code that compiles."""
+def _cache_name(policy: Policy, report: Report) -> str:
+    """Of all text, the machine, its kernel, libseccomp's file and the code that compiles."""
+    facts = os.uname()
+    context = (
+        facts.machine,
+        parse_release(facts.release),
+        _library_identity(),
+        _code_identity(),
+        report,
+        policy.name.endswith(".json"),
+        [len(each.text) for each in policy.bases],
+    )
+    texts = b"".join(each.text for each in policy.bases)
+    return _digest(repr(context).encode() + b"\0" + policy.text + texts).hex()
+
+
+@functools.cache
+def _code_identity() -> list[str]:
     folder = os.path.dirname(__file__)
-    code = [_identity(f"{folder}/{name}.py") for name in CODE]
-    context = repr((os.uname().machine, _library_identity(), code)).encode()
-    return _digest(context + b"\0" + policy.text).hex()
+    return [_identity(f"{folder}/{name}.py") for name in CODE]
 
 
 @functools.cache
