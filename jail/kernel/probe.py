@@ -10,7 +10,6 @@ from jail.agent.kernel import number, syscall
 from jail.kernel.process import SECCOMP_SET_MODE_FILTER
 
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
-LANDLOCK_CREATE_RULESET_VERSION: Final = 1
 
 
 def load_listener(program: bytes) -> int:
@@ -23,11 +22,6 @@ def load_listener(program: bytes) -> int:
         SECCOMP_FILTER_FLAG_NEW_LISTENER,
         ctypes.create_string_buffer(prog, len(prog)),
     )
-
-
-def landlock_abi() -> int:
-    """The version of Landlock's interface, from 1 on: landlock_create_ruleset(2)."""
-    return syscall(444, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
 
 
 class _ScmpVersion(ctypes.Structure):
