@@ -106,8 +106,6 @@ class Inputs:
     passed_over: tuple[str, ...] = ()
     """why there is none, or none of the places that are better"""
     throttles: tuple[DeviceThrottle, ...] = ()
-    refuses_inet: bool = False
-    """the policy has no socket that TCP could go through"""
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
             steps,
             find_bound_files(spec, inputs),
             facts.landlock_abi,
-            refuses_tcp=spec.network == "none" and inputs.refuses_inet,
+            refuses_tcp=inputs.filters.refuses_tcp,
         ),
     )
     launch = launch._replace(sources=tuple(sources))
