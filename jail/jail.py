@@ -12,7 +12,7 @@ import trio
 
 from jail import transfer, watch
 from jail.agent import wire
-from jail.answer import Ear, Inside
+from jail.answer import Inside
 from jail.background import Background, open_background
 from jail.cgroup.account import Account
 from jail.cgroup.setting import BUILDER_ROOM_BYTES
@@ -80,7 +80,7 @@ class Jail:
             self._view.is_filtered = True
             self._view.hears_all = not plan.launch.program_filter
             self._view.listen = self._listen
-            session.listener = Ear(self._hear) if self._view.hears_all else None
+            session.ear.attach(self._hear)
         session.on_break = self.kill
         session.tell_end = self._tell_end
 

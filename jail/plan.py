@@ -24,6 +24,7 @@ from jail.cgroup.setting import (
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
+from jail.landlock import decide_landlock
 from jail.launchplan import (
     Bind,
     BindScratch,
@@ -156,7 +157,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
     who = user.find_user(spec.user, inputs.passwd, inputs.group)
     ids = decide_ids(spec, facts)
     user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
-    enforced_by = decide_mechanisms(spec, ids, inputs.grant)
+    enforced_by = decide_mechanisms(spec, ids, inputs.grant, facts.landlock_abi)
     check_required(spec.require, enforced_by, inputs.passed_over)
     check_cpus(spec.limits, facts.cpus)
     if inputs.grant is not None:
@@ -177,6 +178,12 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         program_filter=inputs.filters.program,
         listens=inputs.filters.listens,
         cpus=decide_affinity(spec.limits, enforced_by),
+        landlock=decide_landlock(
+            steps,
+            find_bound_files(spec, inputs),
+            facts.landlock_abi,
+            refuses_tcp=inputs.filters.refuses_tcp,
+        ),
     )
     launch = launch._replace(sources=tuple(sources))
     return Plan(
@@ -219,6 +226,12 @@ def decide_user_as(
     if inputs.rootfs is not None and inputs.rootfs.uid == facts.uid:
         return 0, 0
     return None
+
+
+def find_bound_files(spec: JailSpec, inputs: Inputs) -> frozenset[str]:
+    """Where in the jail a volume is a single file."""
+    pairs = zip(spec.volumes, inputs.volumes, strict=True)
+    return frozenset(volume.target[1:] for volume, seen in pairs if not seen.is_dir)
 
 
 def make_leaf_settings(spec: JailSpec, inputs: Inputs) -> tuple[Setting, ...]:

@@ -134,6 +134,8 @@ class Supervisor:
         with blame_host("session"):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
+        if plan.launch.listens and not plan.launch.program_filter:
+            session.expect_listener()
         try:
             async with open_background() as background:
                 background.start_soon(session.read)

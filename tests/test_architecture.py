@@ -53,6 +53,7 @@ PURE: Final = (
     "jail.cgroup.setting",
     "jail.errors",
     "jail.idmap",
+    "jail.landlock",
     "jail.launchplan",
     "jail.limit",
     "jail.mechanism",

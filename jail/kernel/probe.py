@@ -3,16 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Final
-
-from jail.agent.kernel import syscall
-
-LANDLOCK_CREATE_RULESET_VERSION: Final = 1
-
-
-def landlock_abi() -> int:
-    """The version of Landlock's interface, from 1 on: landlock_create_ruleset(2)."""
-    return syscall(444, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
 
 
 class _ScmpVersion(ctypes.Structure):

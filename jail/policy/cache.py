@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from jail.policy.load import Policy
 
 DIGEST_BYTES: Final = 32
-LENGTH: Final = struct.Struct(">I")
-"""of the agent's filter, which stands before the program's own"""
+HEAD: Final = struct.Struct(">I?")
+"""length of the agent's filter, which stands before the program's own; refuses_tcp"""
 LIBRARY_FOLDERS: Final = ("/usr/lib64", "/lib64", "/usr/lib", "/lib", "/usr/local/lib")
 CODE: Final = (
     "action",
@@ -163,7 +163,7 @@ def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or not _is_ours(facts):
             return None
-        data = os.read(fd, DIGEST_BYTES + LENGTH.size + 2 * MAX_BPF_BYTES + 1)
+        data = os.read(fd, DIGEST_BYTES + HEAD.size + 2 * MAX_BPF_BYTES + 1)
     except OSError:
         return None
     finally:
@@ -171,14 +171,14 @@ def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
     digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if digest != _digest(name.encode() + body):
         return None
-    (size,) = LENGTH.unpack_from(body)
-    agent, program = body[LENGTH.size : LENGTH.size + size], body[LENGTH.size + size :]
-    return Filters(agent, program, report != "none")
+    size, refuses_tcp = HEAD.unpack_from(body)
+    agent, program = body[HEAD.size : HEAD.size + size], body[HEAD.size + size :]
+    return Filters(agent, program, report != "none", refuses_tcp)
 
 
 def _write_cached(folder_fd: int, name: str, filters: Filters) -> None:
     """Aside, then renamed; a cache that can't be written is only a cache that isn't there."""
-    body = LENGTH.pack(len(filters.agent)) + filters.agent + filters.program
+    body = HEAD.pack(len(filters.agent), filters.refuses_tcp) + filters.agent + filters.program
     aside = f".{name}.{os.getpid()}.{threading.get_ident()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -18,12 +18,12 @@ import sys
 from typing import Any, Final, NoReturn
 
 from jail.agent import filter, server, wire
-from jail.kernel import mount, process
+from jail.kernel import landlock, mount, process
 from jail.kernel.file import openat2
-from jail.launchplan import LaunchPlan
+from jail.launchplan import Landlock, LaunchPlan
 from jail.zygote import leaf, link
 from jail.zygote.fsops import Builder
-from jail.zygote.way import RefusedError
+from jail.zygote.way import IN_ROOT, RefusedError
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
@@ -110,6 +110,8 @@ def rehearse(body: bytes) -> None:
     server.rehearse()
     with contextlib.suppress(OSError):
         openat2(-1, "rehearsal", os.O_PATH, 0)
+    with contextlib.suppress(OSError):
+        landlock.landlock_add_rule(-1, -1, 0)
 
 
 def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:
@@ -124,6 +126,11 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:
     builder.build(rung)
     with rung("pivot_root"):
         proc_fd, scratch_fd = builder.enter()
+    ruleset_fd = -1
+    if plan.landlock is not None:
+        with rung("landlock"):
+            # The builder can reach all that he has mounted; the program perhaps can't.
+            ruleset_fd = make_ruleset(plan.landlock)
     with rung("sethostname"):
         socket.sethostname(plan.hostname)
     forget_imports()
@@ -141,8 +148,13 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
     segments_fd = open_segments(proc_fd)
     listener_fd = -1
-    with rung("seccomp"):
+    with rung("no_new_privs"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+    if plan.landlock is not None:
+        with rung("landlock"):
+            landlock.landlock_restrict_self(ruleset_fd, plan.landlock.flags)
+            os.close(ruleset_fd)
+    with rung("seccomp"):
         if plan.filter:
             listens = plan.listens and not plan.program_filter
             listener_fd = filter.load(filter.Filter(plan.filter, listens))
@@ -154,6 +166,16 @@ def make_own_filter(plan: LaunchPlan) -> filter.Filter | None:
     if not plan.program_filter:
         return None
     return filter.Filter(plan.program_filter, plan.listens)
+
+
+def make_ruleset(wall: Landlock) -> int:
+    """Its fd. A rule is about the file that lies there now, whatever will lie there later."""
+    ruleset_fd = landlock.landlock_create_ruleset(wall.handled_fs, wall.handled_net, wall.scoped)
+    for path, access in wall.rules:
+        fd = openat2(mount.AT_FDCWD, path or ".", os.O_PATH, IN_ROOT)
+        landlock.landlock_add_rule(ruleset_fd, fd, access)
+        os.close(fd)
+    return ruleset_fd
 
 
 def open_segments(proc_fd: int) -> int:

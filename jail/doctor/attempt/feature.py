@@ -8,7 +8,8 @@ import struct
 
 from jail.agent.kernel import load_filter, number, open_listener
 from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, at
-from jail.kernel import probe, process
+from jail.kernel import landlock, process
+from jail.landlock import MIN_ABI
 
 _RET_ALLOW, _RET_EPERM = 0x7FFF0000, 0x00050000 | codes.EPERM
 
@@ -31,8 +32,19 @@ def try_listener(setting: Setting) -> str:
 
 
 def try_landlock(setting: Setting) -> str:
+    """A ruleset that lets nobody open a directory, and a directory."""
     with at("landlock"):
-        return f"ABI {probe.landlock_abi()}"
+        abi = landlock.landlock_abi()
+        if abi < MIN_ABI:
+            raise OSError(codes.ENOSYS, f"ABI {abi}, and a jail needs {MIN_ABI}")
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+        handled = landlock.LANDLOCK_ACCESS_FS_READ_DIR
+        landlock.landlock_restrict_self(landlock.landlock_create_ruleset(handled, 0, 0), 0)
+    try:
+        os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
+    except PermissionError:
+        return f"ABI {abi}"
+    raise StuckError("landlock", None, "the ruleset was taken but refuses nothing")
 
 
 def try_keyring(setting: Setting) -> str:
