@@ -270,6 +270,16 @@ PHRASES: Final = [
         [Condition(0, "eq", (16,)), Condition(2, "masked_eq", (9,), 0xFFFFFFFF)],
         "arg0 == AF_NETLINK and arg2 == NETLINK_AUDIT",
     ),
+    (
+        "clone",
+        [Condition(0, "masked_eq", (0,), 0x30000000)],
+        "arg0 & (CLONE_NEWUSER | CLONE_NEWPID) == 0",
+    ),
+    (
+        "unshare",
+        [Condition(0, "masked_eq", (0,), 0xFFFFFFFFFFFFF9FF)],
+        "arg0 & ~(CLONE_FS | CLONE_FILES) == 0",
+    ),
     ("chmod", [Condition(1, "masked_eq", (0o6000,), 0o6000)], "arg1 & 06000 == 06000"),
     ("frobnicate", [Condition(0, "ge", (255,))], "arg0 >= 0xff"),
     ("frobnicate", [Condition(5, "ne", (0,))], "arg5 != 0"),
@@ -324,7 +334,13 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
         'calls = ["socket", "socketpair", "unshare"]\n'
         'action = { errno = "EAFNOSUPPORT" }\n'
         'when = [{ arg = 0, op = "eq", value = 2 }]\n'
-        'why = "again"\n'
+        'why = "no talk"\n'
+        "[[rule]]\n"
+        'calls = ["mount"]\n'
+        'action = { errno = "EPERM" }\n'
+        "quiet = true\n"
+        'when = [{ arg = 0, op = "eq", value = 2 }]\n'
+        'why = "another reason"\n'
         "[[rule]]\n"
         'calls = ["frobnicate"]\n'
         "optional = true\n"

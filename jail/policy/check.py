@@ -8,7 +8,7 @@ from typing import Final
 from jail.policy import agent
 from jail.policy.libseccomp import knows_call
 from jail.policy.load import Policy
-from jail.policy.rule import Rule, Ruleset, Target
+from jail.policy.rule import PASSING, Rule, Ruleset, Target
 from jail.policy.telling import list_arguments, narrow
 
 OWN_FILTER: Final = (
@@ -55,6 +55,11 @@ def _is_repeated(rule: Rule, whole: Ruleset, others: Ruleset, target: Target, ca
         found = others.decide(target, call, args).rule
         if found is None or found.policy == rule.policy:
             return False
-        if (found.action, found.quiet) != (rule.action, rule.quiet):
+        if _what_is_told(found) != _what_is_told(rule):
             return False
     return True
+
+
+def _what_is_told(rule: Rule) -> tuple[object, ...]:
+    """Whoever is refused something is told why; of what is allowed nothing is said."""
+    return rule.action, rule.quiet, "" if rule.action in PASSING else rule.why

@@ -208,6 +208,8 @@ def _parse_texts(texts: tuple[Text, ...], target: Target | None) -> Ruleset:
         return _parse_toml(first, base)
     except ValueError as error:  # of TOML, of UTF-8, or a SpecError
         raise SpecError(f"seccomp policy {first.name}: {error}") from None
+    except RecursionError:
+        raise SpecError(f"seccomp policy {first.name}: nested too deeply") from None
 
 
 def _parse_toml(text: Text, base: tuple[str, Ruleset] | None) -> Ruleset:
