@@ -60,6 +60,7 @@ def plan(
     dirs: frozenset[str] = frozenset(),
     seen: tuple[SourceFacts, ...] = (),
     passwd: str = HOST_PASSWD,
+    refuses_inet: bool = False,
     **options: Any,
 ) -> Plan:
     if rootfs is not None:
@@ -73,6 +74,7 @@ def plan(
         passwd=passwd,
         group=HOST_GROUP,
         filter=b"" if options.get("seccomp") == "unconfined" else b"\x06\0\0\0\0\0\0\0",
+        refuses_inet=refuses_inet,
     )
     return make_plan(make_spec(**options), facts, inputs)
 
