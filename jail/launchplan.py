@@ -114,6 +114,19 @@ class Root(NamedTuple):
     """top-level directories that the overlay must have; a lower one that isn't one is refused"""
 
 
+class Landlock(NamedTuple):
+    """landlock(7): what the kernel refuses everybody in the jail, but for the rules.
+
+    ``flags`` are those of landlock_restrict_self(2); a rule is (path inside, rights).
+    """
+
+    handled_fs: int
+    handled_net: int
+    scoped: int
+    flags: int
+    rules: tuple[tuple[str, int], ...]
+
+
 class LaunchPlan(NamedTuple):
     """Everything init does, in one value; the zygote itself reads only ``flags`` and the maps."""
 
@@ -126,9 +139,15 @@ class LaunchPlan(NamedTuple):
     hostname: str
     rlimits: tuple[tuple[int, int, int], ...]
     filter: bytes
+    """the agent's, which every program inherits; b"" for none"""
     workdir: str
+    program_filter: bytes = b""
+    """what each program gets beside it"""
+    listens: bool = False
+    """what the program's filter, or the agent's where there is no other, refuses is asked"""
     cpus: tuple[int, ...] = ()
     """the processors to run on, where nothing stronger than affinity holds it to them"""
+    landlock: Landlock | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Plain lists and maps."""
@@ -141,6 +160,9 @@ class LaunchPlan(NamedTuple):
         plain["sources"] = tuple(Source(*each) for each in plain["sources"])
         plain["root"] = Root(*plain["root"])
         plain["steps"] = tuple(STEPS[kind](*fields) for kind, *fields in plain["steps"])
+        if plain["landlock"] is not None:
+            *numbers, rules = plain["landlock"]
+            plain["landlock"] = Landlock._make((*numbers, tuple(map(tuple, rules))))
         return cls(**plain)
 
 
@@ -165,5 +187,6 @@ SAMPLE_PLAN = LaunchPlan(
     filter=b"",
     workdir="/work",
     cpus=(),
+    landlock=Landlock(0, 0, 0, 0, (("", 1),)),
 )
 """One step of each kind: what a spare init reads to warm up."""

@@ -38,7 +38,7 @@ def read_string(pid: int, address: int, max_bytes: int) -> bytes:
 def _split(address: int, size: int) -> list[tuple[int, int]]:
     """Ranges that end with their page."""
     ranges = []
-    while size > 0:
+    while size > 0 and address < 2**64:
         part = min(size, PAGE_BYTES - address % PAGE_BYTES)
         ranges.append((address, part))
         address, size = address + part, size - part

@@ -16,8 +16,8 @@ from typing import Final
 import pytest
 
 from jail import make_spec
+from jail.inputs import plan_jail
 from jail.launchplan import STEPS
-from jail.supervisor import plan_jail
 from tests.faults.birth import (
     Kind,
     Nursery,
@@ -49,6 +49,9 @@ INIT: Final[dict[str, tuple[str, ...]]] = {
     "fsopen": ("ENODEV", *REFUSED),
     "ioctl": REFUSED,
     "keyctl": ("EDQUOT", "ENOSYS", *REFUSED),
+    "landlock_add_rule": (*REFUSED, "EBADFD"),
+    "landlock_create_ruleset": (*REFUSED, "EOPNOTSUPP", "EMFILE"),
+    "landlock_restrict_self": (*REFUSED, "E2BIG"),
     "mkdirat": FULL,
     "mknodat": FULL,
     "mount": REFUSED,
@@ -105,6 +108,9 @@ STEP: Final[dict[str, str]] = {
     "fchdir": "pivot_root",
     "ioctl": "lo up",
     "keyctl": "keyring",
+    "landlock_add_rule": "landlock",
+    "landlock_create_ruleset": "landlock",
+    "landlock_restrict_self": "landlock",
     "mount": "mounts private",
     "pivot_root": "pivot_root",
     "prlimit64": "rlimit",
