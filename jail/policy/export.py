@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from jail.policy.measure import read_length
+from jail.policy.measure import is_short_enough
 from jail.policy.rule import MACHINES, PASSING, Rule, Ruleset, Target
 from jail.policy.translate import Budget, Comparison, Part, Translation, translate
 
@@ -52,15 +52,16 @@ class Export:
         return f'{start},\n\t"syscalls": [\n{lines}\n\t]\n}}\n'
 
 
-def export_profile(ruleset: Ruleset, known: Iterable[str] = ()) -> Export:
-    """For x86-64 and arm64 at once; ``known`` are the names of all calls that there are."""
-    by_call = _sort_by_call(ruleset.rules)
-    found = _translate_all(by_call, ruleset.default)
+def export_profile(
+    ruleset: Ruleset, known: Iterable[str] = (), machines: Sequence[str] = MACHINES
+) -> Export:
+    """For several machines at once; ``known`` are the names of all calls that there are."""
+    found = _translate_all(_sort_by_call(ruleset.rules), ruleset.default)
     notes = {call: _list_notes(there) for call, there in found.items() if _list_notes(there)}
     profile = {
         **_make_action(ruleset.default, "defaultAction", "defaultErrnoRet"),
         "archMap": [
-            {"architecture": ARCHITECTURES[each], "subArchitectures": []} for each in MACHINES
+            {"architecture": ARCHITECTURES[each], "subArchitectures": []} for each in machines
         ],
         "syscalls": [
             *_make_entries(found),
@@ -88,7 +89,7 @@ def _translate_all(
         longest = [
             max((each.parts for each in there.values()), key=len) for there in found.values()
         ]
-        if read_length(longest) <= MOST_INSTRUCTIONS:
+        if is_short_enough(longest, MOST_INSTRUCTIONS):
             break
     return found
 
@@ -134,11 +135,15 @@ def _make_notes(notes: Mapping[str, Sequence[str]], default: str) -> Iterator[di
 
 def _name_the_rest(ruleset: Ruleset, known: Iterable[str]) -> Iterator[dict[str, Any]]:
     """What the default refuses, by name: runc answers ENOSYS for whatever is newer than that."""
-    named = {call for rule in ruleset.rules for call in rule.calls}
-    rest = sorted(set(known) - named)
+    always = {rule for rule in ruleset.rules if rule.is_always() and _is_everywhere(rule)}
+    rest = sorted(set(known).difference(*(rule.calls for rule in always)))
     if rest and ruleset.default not in (*PASSING, "ENOSYS"):
         part = Part(ruleset.default, (), "the policy's default, for all that there was in its time")
         yield _make_entry(rest, part, Guard())
+
+
+def _is_everywhere(rule: Rule) -> bool:
+    return not rule.machines and rule.min_kernel is None
 
 
 def _make_entry(calls: list[str], part: Part, guard: Guard) -> dict[str, Any]:

@@ -17,18 +17,22 @@ EACH: Final = 8
 ANY_CALL: Final = "read"
 
 
-def read_length(translations: Iterable[tuple[Part, ...]]) -> int:
-    """In instructions, of a filter for calls that became these.
+def is_short_enough(translations: Iterable[tuple[Part, ...]], most: int) -> bool:
+    """Whether a filter for calls that became these has no more than ``most`` instructions.
 
     libseccomp writes once what is the same for several calls.
     """
-    plain = 0
+    length = _read_whole(())
     conditional = set()
     for parts in translations:
-        plain += PLAIN
+        length += PLAIN
         if any(part.comparisons for part in parts):
             conditional.add(tuple(part[:2] for part in parts))
-    return _read_whole(()) + plain + sum(_read_own(each) for each in conditional)
+    for each in conditional:
+        if length > most:
+            break
+        length += _read_own(each)
+    return length <= most
 
 
 Bare = tuple[tuple[str, tuple[Comparison, ...]], ...]
