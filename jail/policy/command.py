@@ -13,6 +13,7 @@ import sys
 from typing import Any, Final
 
 from jail.errors import JailError, SpecError
+from jail.policy.words import add_export
 from jail.say import complain, complain_of, make_printable
 
 FAILED: Final = 125
@@ -35,6 +36,7 @@ def add_policy_commands(commands: Any) -> None:
     add_check(own)
     add_diff(own)
     add_compile(own)
+    add_export(own)
 
 
 def run_policy(args: argparse.Namespace, program: list[str]) -> int:
