@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING, Final
 from jail.policy.compile import MAX_BPF_BYTES, parse_release
 from jail.policy.filters import Filters, make_filters
 
+try:  # hashlib's own, without the OpenSSL that it loads: several times all the rest of this
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,6 +41,7 @@ CODE: Final = (
     "filters",
     "libseccomp",
     "load",
+    "number",
     "oci",
     "profile",
     "rule",
@@ -115,25 +121,31 @@ def _identity(path: str) -> str:
 
 
 def _digest(data: bytes) -> bytes:
-    import hashlib
-
-    return hashlib.sha256(data).digest()
+    return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 def _open_folder(cache_dir: str) -> int | None:
     """The fd of a folder that nobody else can write to; None: do without a cache."""
     path = os.path.join(cache_dir, "bpf")
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.makedirs(cache_dir, mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        folder_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            folder_fd = os.open(path, flags)
+        except FileNotFoundError:
+            _make_folder(cache_dir, path)
+            folder_fd = os.open(path, flags)
     except (OSError, ValueError):
         return None
     if _is_ours(os.fstat(folder_fd)):
         return folder_fd
     os.close(folder_fd)
     return None
+
+
+def _make_folder(cache_dir: str, path: str) -> None:
+    os.makedirs(cache_dir, mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
 
 
 def _is_ours(facts: os.stat_result) -> bool:
@@ -147,14 +159,15 @@ def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
         fd = os.open(name, flags, dir_fd=folder_fd)
     except OSError:
         return None
-    with os.fdopen(fd, "rb", buffering=0) as file:
+    try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or not _is_ours(facts):
             return None
-        try:
-            data = file.read(DIGEST_BYTES + HEAD.size + 2 * MAX_BPF_BYTES + 1)
-        except OSError:
-            return None
+        data = os.read(fd, DIGEST_BYTES + HEAD.size + 2 * MAX_BPF_BYTES + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if digest != _digest(name.encode() + body):
         return None

@@ -23,7 +23,7 @@ POLICIES: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "poli
 MAX_TEXT_BYTES: Final = 1 << 20
 MAX_BASES: Final = 8
 FIRST_TABLE: Final = re.compile(rb"^[ \t]*\[", re.MULTILINE)
-EXTENDS: Final = re.compile(rb"""^[ \t]*extends[ \t]*=[ \t]*["']([^"'\\\n]*)["']""", re.MULTILINE)
+EXTENDS: Final = re.compile(rb"""^[ \t]*extends[ \t]*=[ \t]*["']([^"'\\\n]+)["']""", re.MULTILINE)
 
 
 class Text(NamedTuple):
