@@ -13,6 +13,7 @@ from typing import IO, Any, NoReturn
 
 from jail import __version__
 from jail.errors import JailError, SpecError
+from jail.policy.command import add_policy_commands, run_policy
 from jail.result import Result, make_failure
 from jail.say import complain, complain_of, tell_denied, tell_end
 from jail.stats.command import add_commands, run_on_living
@@ -93,6 +94,8 @@ def run_command(words: list[str]) -> int:
         return FAILED
     if args.command == "doctor":
         return run_doctor(args, program)
+    if args.command == "policy":
+        return run_policy(args, program)
     if args.command != "run":
         return run_on_living(args, program)
     return run_program(args, [*args.program, *program])
@@ -144,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="the report as JSON")
     add_commands(commands)
+    add_policy_commands(commands)
     return parser
 
 
