@@ -36,7 +36,6 @@ chdir            cwd 0 read
 chmod            cwd 0 written
 chown            cwd 0 written
 creat            cwd 0 created
-execve           cwd 0 executed
 execveat           0 1 executed
 faccessat          0 1 read
 faccessat2         0 1 read

@@ -46,7 +46,6 @@ class Scout:
         self._seen: set[tuple[str, bool, str, bytes]] = set()
         self._root_fd = -1
         self._pidfds: OrderedDict[int, int] = OrderedDict()
-        self._executing: set[int] = set()
 
     def close(self) -> None:
         for fd in (self._root_fd, *self._pidfds.values()):
@@ -57,11 +56,6 @@ class Scout:
 
     def look_at_names(self, call: str, pid: int, args: Args) -> None:
         """The files that a call names."""
-        if call in ("execve", "execveat"):
-            self._executing.add(pid)
-        elif pid in self._executing:
-            self._executing.discard(pid)
-            self._note_program(pid)
         flags = args[FLAGS[call]] if call in FLAGS else 0
         for name in NAMES[call]:
             self._look_at_name(name, flags, pid, args)
@@ -91,8 +85,8 @@ class Scout:
                 os.close(fd)
         return ""
 
-    def _note_program(self, pid: int) -> None:
-        """Once it has been executed, the kernel knows what."""
+    def look_at_program(self, _call: str, pid: int, _args: Args) -> None:
+        """What was executed, as the kernel names it; a script's is its interpreter."""
         with suppress(OSError):
             self._learned.paths.setdefault("executed", set()).add(os.readlink(f"/proc/{pid}/exe"))
 

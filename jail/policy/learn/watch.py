@@ -19,7 +19,7 @@ from jail.policy.learn.note import Learned
 from jail.policy.learn.path import NAMES
 from jail.policy.learn.rules import take_action
 from jail.policy.learn.scout import ADDRESS_CALLS, Args, Scout
-from jail.policy.learn.table import TELLING, take_telling
+from jail.policy.learn.table import STARTING, TELLING, take_telling
 from jail.policy.number import call_name
 from jail.policy.rule import PASSING, Rule, Ruleset, Target
 
@@ -91,6 +91,8 @@ class Watch:
         scout = None
         if call in NAMES:
             scout = self._scout.look_at_names
+        elif call in STARTING:
+            scout = self._scout.look_at_program
         elif call in ADDRESS_CALLS:
             scout = self._scout.look_at_address
         self._met[number] = Met(ARGS_OFFSET + 8 * start, ARGS_OFFSET + 8 * stop, scout, call)
