@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jail.errors import JailError, SpecError
 from jail.policy.learn.command import add_learn
+from jail.policy.words import add_export
 from jail.say import complain, complain_of, make_printable
 
 FAILED: Final = 125
@@ -37,6 +38,7 @@ def add_policy_commands(commands: Any) -> None:
     add_diff(own)
     add_compile(own)
     add_learn(own)
+    add_export(own)
 
 
 def run_policy(args: argparse.Namespace, program: list[str]) -> int:
