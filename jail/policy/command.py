@@ -13,6 +13,7 @@ import sys
 from typing import Any, Final
 
 from jail.errors import JailError, SpecError
+from jail.policy.learn.command import add_learn
 from jail.policy.words import add_export
 from jail.say import complain, complain_of, make_printable
 
@@ -36,6 +37,7 @@ def add_policy_commands(commands: Any) -> None:
     add_check(own)
     add_diff(own)
     add_compile(own)
+    add_learn(own)
     add_export(own)
 
 

@@ -17,8 +17,6 @@ from jail.policy.rule import PASSING, Condition, Ruleset, Target
 from jail.policy.shadow import Conjunction, implies
 
 ALWAYS: Final = ((),)
-EXECUTING: Final = ("execve",)
-"""what no program can start without: nobody could try the result"""
 USED: Final = "used, and in no other way"
 UNTAKEABLE: Final = ("trap", "trace")
 """actions that no policy file can say"""
@@ -55,8 +53,9 @@ class Piece:
 
 
 def find_floor(ceiling: Ruleset, target: Target) -> frozenset[str]:
-    """Those of FLOOR that the ceiling allows whatever their arguments."""
-    return frozenset(call for call in FLOOR_CALLS if is_always_allowed(ceiling, target, call))
+    """Those of FLOOR that the ceiling allows whatever their arguments; and what starts anything."""
+    allowed = {call for call in FLOOR_CALLS if is_always_allowed(ceiling, target, call)}
+    return frozenset(allowed | {"execve"})
 
 
 def is_always_allowed(ruleset: Ruleset, target: Target, call: str) -> bool:
@@ -203,7 +202,7 @@ def may_pass(ruleset: Ruleset, call: str) -> bool:
 
 
 def _refuse_unused(learned: Learned, base: Ruleset, floor: frozenset[str]) -> Iterator[Piece]:
-    needed = learned.seen | floor | set(EXECUTING)
+    needed = learned.seen | floor
     unused: dict[str, bool] = {}
     for rule in base.rules:
         for call in rule.calls if rule.action in PASSING else ():
