@@ -7,6 +7,7 @@ import json
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 
+from jail import landlock
 from jail.kernel import mount, process
 from jail.launchplan import (
     Bind,
@@ -45,6 +46,13 @@ RLIMITS = {
     for name in dir(resource)
     if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
 }
+RIGHTS = {
+    landlock.READ & ~landlock.EXECUTE: "read",
+    landlock.EXECUTE: "execute",
+    landlock.CHANGE & ~landlock.WRITE_FILE: "make, move, remove",
+    landlock.WRITE_FILE: "write",
+    landlock.DEVICE & ~landlock.WRITE_FILE: "device ioctls",
+}
 INSTRUCTION_BYTES = 8
 
 
@@ -63,6 +71,7 @@ def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
         "environment": [f"{name}={value}" for name, value in plan.env.items()],
         "rlimits (soft, hard)": describe_rlimits((*launch.rlimits, *plan.program_rlimits)),
         "seccomp": [describe_filter(plan)],
+        "landlock (a place and all below it)": list(describe_landlock(launch)),
         "cgroup": describe_cgroup(plan),
         "limits and what holds them": [f"{k}: {v}" for k, v in plan.enforced_by.items()],
         "weaker than it could be": [*plan.warnings, *plan.notes],
@@ -132,8 +141,9 @@ def describe_step(step: Step, launch: LaunchPlan) -> str:
         case Mount(fstype, path, options, attr):
             words = ",".join(k if v is None else f"{k}={v}" for k, v in options.items())
             return f"{fstype} on /{path} ({describe_attr(attr)}; {words})"
-        case MountDev(devices, _):
-            return f"/dev with {', '.join(devices)}, its own pts and shm"
+        case MountDev(devices, _, queues):
+            own = "pts, mqueue and shm" if queues else "pts and shm"
+            return f"/dev with {', '.join(devices)}, its own {own}"
         case MountProc(hidden, protected):
             return f"/proc without {', '.join(hidden)}; read-only {', '.join(protected)}"
         case Seal(path):
@@ -173,3 +183,21 @@ def describe_filter(plan: Plan) -> str:
     if not size:
         return f"{plan.spec.seccomp}: no filter"
     return f"{plan.spec.seccomp}: {size} instructions, no_new_privs, every capability dropped"
+
+
+def describe_landlock(launch: LaunchPlan) -> Iterator[str]:
+    """The rules: what is at a place, and at all below it; and what no rule lets through."""
+    wall = launch.landlock
+    if wall is None:
+        yield "none: this kernel has no Landlock, or too old a one (see jail doctor)"
+        return
+    for path, access in wall.rules:
+        words = [word for rights, word in RIGHTS.items() if access & rights]
+        yield f"/{path}: {', '.join(words)}"
+    yield "nothing else with any file"
+    if wall.scoped:
+        yield "signals and abstract sockets: those of the jail alone"
+    if wall.handled_net:
+        yield "no TCP"
+    for path in landlock.find_unheld(launch):
+        yield f"/{path} is read-only by its mount alone: what is above it can be written"

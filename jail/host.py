@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from jail import place
+from jail.kernel.landlock import landlock_abi
 from jail.place import CgroupFacts, find_helpers, read_line
+from jail.policy.rule import Target
 from jail.subid import IdRange, Subids, find_free_range, read_subids
 
 __all__ = [
@@ -87,7 +89,9 @@ class HostFacts:
     ``proc_covered`` the mounts that hide parts of it. ``cgroup`` is None without a v2 tree.
     ``buses`` are the sockets by which systemd can be asked (see :func:`jail.place.read_buses`).
     ``process_limit`` and ``file_limit`` are our soft RLIMIT_NPROC and RLIMIT_NOFILE, -1 for none.
-    ``cpus`` are the numbers of the processors that we may run on.
+    ``cpus`` are the numbers of the processors that we may run on. ``landlock_abi`` is the version
+    of Landlock's interface, 0 where it is missing or refused; ``mqueue`` says whether the kernel
+    has POSIX message queues.
     """
 
     kernel: tuple[int, int, int]
@@ -123,6 +127,8 @@ class HostFacts:
     cgroup: CgroupFacts | None
     buses: tuple[str, ...]
     cpus: frozenset[int]
+    landlock_abi: int
+    mqueue: bool
     runtime_dir: Path
     cache_dir: Path
 
@@ -133,6 +139,11 @@ class HostFacts:
     @property
     def newgidmap(self) -> str | None:
         return self.helpers.get("newgidmap")
+
+    @property
+    def target(self) -> Target:
+        """What system-call policies are read for here."""
+        return Target(self.arch, self.kernel[:2])
 
     @property
     def can_map_subids(self) -> bool:
@@ -180,6 +191,8 @@ def make_facts(**changes: Any) -> HostFacts:
         cgroup=None,
         buses=(),
         cpus=frozenset(range(4)),
+        landlock_abi=2,
+        mqueue=True,
         runtime_dir=Path("/run/user/1000/jail"),
         cache_dir=Path("/home/alice/.cache/jail"),
     )
@@ -233,6 +246,8 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
         cgroup=place.read_cgroup(uid, mountinfo),
         buses=place.read_buses(uid),
         cpus=frozenset(os.sched_getaffinity(0)),
+        landlock_abi=_read_landlock_abi(),
+        mqueue="\tmqueue\n" in place.read_text("/proc/filesystems"),
         runtime_dir=place.read_runtime_dir(uid),
         cache_dir=place.read_cache_dir(uid, home),
     )
@@ -266,6 +281,13 @@ def _read_user(uid: int) -> tuple[str | None, str]:
     except KeyError:
         return None, ""
     return entry.pw_name, entry.pw_dir
+
+
+def _read_landlock_abi() -> int:
+    try:
+        return landlock_abi()
+    except OSError:
+        return 0
 
 
 def _has_apparmor() -> bool:

@@ -64,11 +64,12 @@ class Mount(NamedTuple):
 class MountDev(NamedTuple):
     """A small tmpfs on ``/dev`` with the host's own ``devices`` bound, links, pts and shm.
 
-    A user namespace can't make device nodes: mknod(2).
+    A user namespace can't make device nodes: mknod(2). ``queues`` are POSIX message queues.
     """
 
     devices: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    queues: bool
 
 
 class MountProc(NamedTuple):
@@ -114,6 +115,19 @@ class Root(NamedTuple):
     """top-level directories that the overlay must have; a lower one that isn't one is refused"""
 
 
+class Landlock(NamedTuple):
+    """landlock(7): what the kernel refuses everybody in the jail, but for the rules.
+
+    ``flags`` are those of landlock_restrict_self(2); a rule is (path inside, rights).
+    """
+
+    handled_fs: int
+    handled_net: int
+    scoped: int
+    flags: int
+    rules: tuple[tuple[str, int], ...]
+
+
 class LaunchPlan(NamedTuple):
     """Everything init does, in one value; the zygote itself reads only ``flags`` and the maps."""
 
@@ -126,9 +140,15 @@ class LaunchPlan(NamedTuple):
     hostname: str
     rlimits: tuple[tuple[int, int, int], ...]
     filter: bytes
+    """the agent's, which every program inherits; b"" for none"""
     workdir: str
+    program_filter: bytes = b""
+    """what each program gets beside it"""
+    listens: bool = False
+    """what the program's filter, or the agent's where there is no other, refuses is asked"""
     cpus: tuple[int, ...] = ()
     """the processors to run on, where nothing stronger than affinity holds it to them"""
+    landlock: Landlock | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Plain lists and maps."""
@@ -141,6 +161,9 @@ class LaunchPlan(NamedTuple):
         plain["sources"] = tuple(Source(*each) for each in plain["sources"])
         plain["root"] = Root(*plain["root"])
         plain["steps"] = tuple(STEPS[kind](*fields) for kind, *fields in plain["steps"])
+        if plain["landlock"] is not None:
+            *numbers, rules = plain["landlock"]
+            plain["landlock"] = Landlock._make((*numbers, tuple(map(tuple, rules))))
         return cls(**plain)
 
 
@@ -151,7 +174,7 @@ SAMPLE_PLAN = LaunchPlan(
         WriteFiles((("etc/passwd", b""),)),
         MakeLinks((("bin", "usr/bin"),)),
         Bind(0, "usr", 1),
-        MountDev(("null",), (("fd", "/proc/self/fd"),)),
+        MountDev(("null",), (("fd", "/proc/self/fd"),), True),
         BindScratch("tmp", "tmp", 0o1777),
         MountProc(("keys",), ("sys",)),
         Mount("tmpfs", "tmp", {"size": "1"}, 1),
@@ -165,5 +188,6 @@ SAMPLE_PLAN = LaunchPlan(
     filter=b"",
     workdir="/work",
     cpus=(),
+    landlock=Landlock(0, 0, 0, 0, (("", 1),)),
 )
 """One step of each kind: what a spare init reads to warm up."""

@@ -10,6 +10,7 @@ from jail.cgroup.grant import Grant
 from jail.cgroup.setting import CONTROLLERS
 from jail.check import MAX_NUMBER, MiB
 from jail.errors import HostError, SpecError
+from jail.landlock import MIN_ABI
 from jail.limit import THROTTLES, ULIMITS, Limits
 from jail.spec import JailSpec
 
@@ -20,10 +21,15 @@ ONLY_BY_CGROUP: Final = ("cpus", "cpu_shares", "blkio_weight", *THROTTLES)
 REQUIRE_REMEDY: Final = {
     "cgroup": "see `jail doctor`: no delegated cgroup v2 here, or not all its controllers",
     "subuid": "see `jail doctor`: subordinate ids and newuidmap are missing on this host",
+    "ruleset": "see `jail doctor`: no Landlock here, or too old a one",
 }
+REQUIRE_STEP: Final = {"cgroup": "cgroup", "ruleset": "landlock"}
+"""where the doctor has more to say"""
 
 
-def decide_mechanisms(spec: JailSpec, ids: str, grant: Grant | None = None) -> dict[str, str]:
+def decide_mechanisms(
+    spec: JailSpec, ids: str, grant: Grant | None = None, landlock_abi: int = 0
+) -> dict[str, str]:
     """Per limit, what holds it on this host (``+`` where there are two)."""
     limits = spec.limits
     chosen = {
@@ -36,6 +42,7 @@ def decide_mechanisms(spec: JailSpec, ids: str, grant: Grant | None = None) -> d
         "ids": ids,
         "network": "namespace" if spec.network == "none" else "none",
         "seccomp": "none" if spec.seccomp == "unconfined" else "filter",
+        "landlock": "ruleset" if landlock_abi >= MIN_ABI else "none",
     }
     for name, _, _ in limits.ulimits:
         chosen.setdefault(name, "rlimit")
@@ -88,10 +95,9 @@ def check_required(
         if mechanism in enforced_by[limit].split("+"):
             continue
         texts = [f"require {limit}={mechanism}: here {limit} is enforced by {enforced_by[limit]}"]
-        step = "require"
         if mechanism == "cgroup":
             texts += passed_over
-            step = "cgroup"  # where the doctor has more to say
+        step = REQUIRE_STEP.get(mechanism, "require")
         raise HostError("; ".join(texts), step=step, remedy=REQUIRE_REMEDY.get(mechanism))
 
 

@@ -24,6 +24,7 @@ from jail.cgroup.setting import (
 from jail.errors import HostError, SpecError
 from jail.host import HostFacts
 from jail.kernel import mount, process
+from jail.landlock import decide_landlock
 from jail.launchplan import (
     Bind,
     BindScratch,
@@ -46,6 +47,9 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
+from jail.policy.filters import Filters
+from jail.policy.load import Policy
+from jail.policy.rule import Target
 from jail.source import MERGED_USR, HostTree, SourceFacts
 from jail.spec import DEFAULT_PATH, JailSpec
 
@@ -94,7 +98,9 @@ class Inputs:
     devices: tuple[str, ...]
     passwd: str
     group: str
-    filter: bytes
+    filters: Filters
+    policy: Policy | None = None
+    """that the filters were made of; None where there are none"""
     grant: Grant | None = None
     """where the jail's own cgroup will be"""
     passed_over: tuple[str, ...] = ()
@@ -124,6 +130,10 @@ class Plan:
     passed_over: tuple[str, ...]
     settings: tuple[Setting, ...]
     """what is written to the jail's own cgroup"""
+    policy: Policy | None
+    """of the system calls"""
+    target: Target
+    """what that is read for"""
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -147,7 +157,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
     who = user.find_user(spec.user, inputs.passwd, inputs.group)
     ids = decide_ids(spec, facts)
     user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
-    enforced_by = decide_mechanisms(spec, ids, inputs.grant)
+    enforced_by = decide_mechanisms(spec, ids, inputs.grant, facts.landlock_abi)
     check_required(spec.require, enforced_by, inputs.passed_over)
     check_cpus(spec.limits, facts.cpus)
     if inputs.grant is not None:
@@ -163,9 +173,17 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         drops_groups=ids == "subuid",
         hostname=spec.hostname,
         rlimits=make_rlimits(spec.limits, enforced_by),
-        filter=inputs.filter,
+        filter=inputs.filters.agent,
         workdir=spec.workdir,
+        program_filter=inputs.filters.program,
+        listens=inputs.filters.listens,
         cpus=decide_affinity(spec.limits, enforced_by),
+        landlock=decide_landlock(
+            steps,
+            find_bound_files(spec, inputs),
+            facts.landlock_abi,
+            refuses_tcp=inputs.filters.refuses_tcp,
+        ),
     )
     launch = launch._replace(sources=tuple(sources))
     return Plan(
@@ -183,6 +201,8 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         grant=inputs.grant,
         passed_over=inputs.passed_over,
         settings=make_leaf_settings(spec, inputs),
+        policy=inputs.policy,
+        target=facts.target,
     )
 
 
@@ -206,6 +226,12 @@ def decide_user_as(
     if inputs.rootfs is not None and inputs.rootfs.uid == facts.uid:
         return 0, 0
     return None
+
+
+def find_bound_files(spec: JailSpec, inputs: Inputs) -> frozenset[str]:
+    """Where in the jail a volume is a single file."""
+    pairs = zip(spec.volumes, inputs.volumes, strict=True)
+    return frozenset(volume.target[1:] for volume, seen in pairs if not seen.is_dir)
 
 
 def make_leaf_settings(spec: JailSpec, inputs: Inputs) -> tuple[Setting, ...]:
@@ -294,7 +320,7 @@ def _make_steps(
     steps: list[Step] = []
     if inputs.host_tree is not None:
         steps += _show_host(inputs.host_tree, spec, who, sources)
-    steps.append(MountDev(inputs.devices, DEV_LINKS))
+    steps.append(MountDev(inputs.devices, DEV_LINKS, facts.mqueue))
     steps.append(BindScratch("shm", "dev/shm", 0o1777))
     steps.append(_make_proc(facts))
     steps += _make_scratch(spec)

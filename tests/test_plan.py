@@ -26,6 +26,7 @@ from jail.launchplan import (
     WriteFiles,
 )
 from jail.plan import DEVICES, Inputs, Plan, make_plan
+from jail.policy.filters import Filters
 from jail.source import HostTree, SourceFacts
 from jail.subid import IdRange
 from jail.user import HOST_GROUP, HOST_PASSWD
@@ -60,6 +61,7 @@ def plan(
     dirs: frozenset[str] = frozenset(),
     seen: tuple[SourceFacts, ...] = (),
     passwd: str = HOST_PASSWD,
+    refuses_tcp: bool = False,
     **options: Any,
 ) -> Plan:
     if rootfs is not None:
@@ -72,9 +74,14 @@ def plan(
         devices=DEVICES,
         passwd=passwd,
         group=HOST_GROUP,
-        filter=b"" if options.get("seccomp") == "unconfined" else b"\x06\0\0\0\0\0\0\0",
+        filters=make_filters(options.get("seccomp") == "unconfined", refuses_tcp),
     )
     return make_plan(make_spec(**options), facts, inputs)
+
+
+def make_filters(unconfined: bool, refuses_tcp: bool) -> Filters:
+    program = b"" if unconfined else b"\x06\0\0\0\0\0\0\0"
+    return Filters(program, refuses_tcp=refuses_tcp)
 
 
 def find(made: Plan, kind: type) -> list[Any]:
@@ -363,8 +370,10 @@ def test_what_holds_each_limit_is_said() -> None:
         "ids": "subuid",
         "network": "namespace",
         "seccomp": "filter",
+        "landlock": "ruleset",
     }
-    nothing = plan(limits=UNLIMITED, seccomp="unconfined", network="host", userns="single")
+    bare = make_facts(landlock_abi=0)
+    nothing = plan(bare, limits=UNLIMITED, seccomp="unconfined", network="host", userns="single")
     assert set(nothing.enforced_by.values()) == {"none", "single"}
     assert plan(ulimits=["nofile=9"]).enforced_by["nofile"] == "rlimit"
 
@@ -387,6 +396,7 @@ def test_what_is_required_and_there_is_no_trouble(require: dict[str, str]) -> No
         (FACTS, {"memory": None}, {"memory": "watch"}),
         (FACTS, {"userns": "single"}, {"ids": "subuid"}),
         (NO_SUBIDS, {}, {"ids": "subuid"}),
+        (make_facts(landlock_abi=1), {}, {"landlock": "ruleset"}),
         (FACTS, {"seccomp": "unconfined"}, {"seccomp": "filter"}),
         (FACTS, {"network": "host"}, {"network": "namespace"}),
     ],
@@ -397,8 +407,10 @@ def test_what_is_required_and_weaker_here_is_refused(
 ) -> None:
     with pytest.raises(HostError, match="require") as caught:
         plan(facts, require=require, **options)
-    # At the cgroup's step the doctor knows what to do.
-    assert caught.value.step == ("cgroup" if "cgroup" in require.values() else "require")
+    # At these steps the doctor knows what to do.
+    steps = {"cgroup": "cgroup", "ruleset": "landlock"}
+    (mechanism,) = require.values()
+    assert caught.value.step == steps.get(mechanism, "require")
 
 
 def test_requiring_a_limit_that_isn_t_one_is_the_caller_s_mistake() -> None:

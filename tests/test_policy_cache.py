@@ -16,7 +16,21 @@ from jail.policy.load import load_policy, make_policy
 from jail.policy.rule import Rule, Ruleset
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
-TEXT: Final = 'default = "kill"\n[[rule]]\ncalls = ["{}"]\naction = "allow"\nwhy = "because"\n'
+BASE: Final = """\
+default = "kill"
+[[rule]]
+calls = ["execve", "exit_group", "{}"]
+action = "allow"
+why = "because"
+"""
+OWN: Final = """\
+extends = "base.toml"
+[[rule]]
+calls = ["write"]
+action = "allow"
+why = "because"
+"""
+START: Final = Rule(("execve", "exit_group"), "allow", ((),), "because")
 FIND_AGAIN: Final = """
 import sys
 from pathlib import Path
@@ -34,9 +48,9 @@ def list_cached(cache_dir: Path) -> set[str]:
 
 
 def test_what_was_compiled_before_takes_no_parser_and_no_libseccomp(tmp_path: Path) -> None:
-    (tmp_path / "base.toml").write_text(TEXT.format("read"))
+    (tmp_path / "base.toml").write_text(BASE.format("read"))
     own = tmp_path / "own.toml"
-    own.write_text('extends = "base.toml"\n' + TEXT.format("write"))
+    own.write_text(OWN)
     cache_dir = tmp_path / "cache"
     expected = [read_bpf(load_policy(str(own)), cache_dir, each).hex() for each in REPORTS]
     argv = [sys.executable, "-c", FIND_AGAIN, str(own), str(cache_dir), *REPORTS]
@@ -48,7 +62,7 @@ def test_what_was_compiled_before_takes_no_parser_and_no_libseccomp(tmp_path: Pa
 
 def test_each_report_is_kept_for_itself(tmp_path: Path) -> None:
     quiet = Rule(("read",), "EPERM", ((),), "because", quiet=True)
-    policy = make_policy("made", Ruleset("kill", (quiet,)))
+    policy = make_policy("made", Ruleset("kill", (START, quiet)))
     found = {report: read_bpf(policy, tmp_path, report) for report in REPORTS}
     assert found == {report: compile_policy(policy, report=report) for report in REPORTS}
     assert len(set(found.values())) == len(list_cached(tmp_path)) == len(REPORTS)
@@ -56,10 +70,10 @@ def test_each_report_is_kept_for_itself(tmp_path: Path) -> None:
 
 def test_a_change_of_the_base_is_a_change(tmp_path: Path) -> None:
     base, own = tmp_path / "base.toml", tmp_path / "own.toml"
-    base.write_text(TEXT.format("read"))
-    own.write_text('extends = "base.toml"\n' + TEXT.format("write"))
+    base.write_text(BASE.format("read"))
+    own.write_text(OWN)
     before = read_bpf(load_policy(str(own)), tmp_path, "none")
-    base.write_text(TEXT.format("close"))
+    base.write_text(BASE.format("close"))
     after = read_bpf(load_policy(str(own)), tmp_path, "none")
     assert before != after == compile_policy(load_policy(str(own)))
     assert len(list_cached(tmp_path)) == 2
@@ -67,7 +81,7 @@ def test_a_change_of_the_base_is_a_change(tmp_path: Path) -> None:
 
 def test_policies_made_in_code_are_cached_by_their_rules(tmp_path: Path) -> None:
     made = [
-        make_policy("made", Ruleset("kill", (Rule(("read",), action, ((),), "because"),)))
+        make_policy("made", Ruleset("kill", (START, Rule(("read",), action, ((),), "because"))))
         for action in ("allow", "trace")
     ]
     found = [read_bpf(each, tmp_path, "none") for each in made]
@@ -77,9 +91,8 @@ def test_policies_made_in_code_are_cached_by_their_rules(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("spoil", ["short", "another", "empty", "folder"])
 def test_a_spoilt_file_is_made_anew(spoil: str, tmp_path: Path) -> None:
-    policy = make_policy(
-        "made", Ruleset("kill", (Rule(("read",), spoil_action(spoil), ((),), "x"),))
-    )
+    rule = Rule(("read",), spoil_action(spoil), ((),), "because")
+    policy = make_policy("made", Ruleset("kill", (START, rule)))
     expected = compile_policy(policy)
     assert read_bpf(policy, tmp_path / "one", "none") == expected
     (name,) = list_cached(tmp_path / "one")

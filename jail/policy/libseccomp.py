@@ -195,6 +195,16 @@ def read_number(library: Any, call: str, machine: str) -> int:
     return number
 
 
+def has_call(call: str, machine: str) -> bool:
+    """Whether that machine has it."""
+    return read_number(read_binding(), call, machine) >= 0
+
+
+def knows_call(call: str, machine: str) -> bool:
+    """Whether libseccomp has heard of it, though only other machines may have it."""
+    return read_number(read_binding(), call, machine) != UNKNOWN
+
+
 def _architecture(library: Any, machine: str) -> Any:
     return {"x86_64": library.Arch.X86_64, "aarch64": library.Arch.AARCH64}[machine]
 

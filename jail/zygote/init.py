@@ -17,13 +17,13 @@ import struct
 import sys
 from typing import Any, Final, NoReturn
 
-from jail.agent import server, wire
-from jail.kernel import mount, process
+from jail.agent import filter, server, wire
+from jail.kernel import landlock, mount, process
 from jail.kernel.file import openat2
-from jail.launchplan import LaunchPlan
+from jail.launchplan import Landlock, LaunchPlan
 from jail.zygote import leaf, link
 from jail.zygote.fsops import Builder
-from jail.zygote.way import RefusedError
+from jail.zygote.way import IN_ROOT, RefusedError
 
 SIOCSIFFLAGS: Final = 0x8914
 IFF_UP: Final = 0x1
@@ -59,7 +59,8 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
         try:
             if failure is not None:
                 raise failure
-            fds = climb(receive_plan(sock))
+            plan = receive_plan(sock)
+            listener_fd, *fds = climb(plan)
             used = read_used(leaf_fd)
         except StepError as error:
             report = wire.SetupFailed(error.step, error.errno, error.detail)
@@ -68,8 +69,10 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
         # By this name it is known as a jail, and from the next moment on it may be paused.
         process.set_name("jail:agent")
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION, *used)), fds)
+        if listener_fd >= 0:
+            wire.send_with_fds(sock, wire.pack_frame(wire.Listening(0)), (listener_fd,))
         close_all_but(sock.fileno())
-        server.serve(sock)
+        server.serve(sock, make_own_filter(plan))
         os._exit(0)
     except BaseException as error:
         complain(sock, error)
@@ -107,10 +110,12 @@ def rehearse(body: bytes) -> None:
     server.rehearse()
     with contextlib.suppress(OSError):
         openat2(-1, "rehearsal", os.O_PATH, 0)
+    with contextlib.suppress(OSError):
+        landlock.landlock_add_rule(-1, -1, 0)
 
 
-def climb(plan: LaunchPlan) -> tuple[int, int, int]:
-    """The ladder. Gives the fds that Ready brings to the supervisor."""
+def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:
+    """The ladder. Gives the listener's fd, -1 for none, and those that Ready brings."""
     builder = Builder(plan)
     with rung("sources"):
         builder.open_sources()
@@ -121,6 +126,11 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int]:
     builder.build(rung)
     with rung("pivot_root"):
         proc_fd, scratch_fd = builder.enter()
+    ruleset_fd = -1
+    if plan.landlock is not None:
+        with rung("landlock"):
+            # The builder can reach all that he has mounted; the program perhaps can't.
+            ruleset_fd = make_ruleset(plan.landlock)
     with rung("sethostname"):
         socket.sethostname(plan.hostname)
     forget_imports()
@@ -136,11 +146,36 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int]:
         process.prctl(process.PR_SET_DUMPABLE, 0)
         # The zygote has one thread, so this is tied to the process: prctl(2).
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
-    with rung("seccomp"):
+    segments_fd = open_segments(proc_fd)
+    listener_fd = -1
+    with rung("no_new_privs"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+    if plan.landlock is not None:
+        with rung("landlock"):
+            landlock.landlock_restrict_self(ruleset_fd, plan.landlock.flags)
+            os.close(ruleset_fd)
+    with rung("seccomp"):
         if plan.filter:
-            process.load_filter(plan.filter)
-    return proc_fd, scratch_fd, open_segments(proc_fd)
+            listens = plan.listens and not plan.program_filter
+            listener_fd = filter.load(filter.Filter(plan.filter, listens))
+    return listener_fd, proc_fd, scratch_fd, segments_fd
+
+
+def make_own_filter(plan: LaunchPlan) -> filter.Filter | None:
+    """What each program gets beside what it inherits."""
+    if not plan.program_filter:
+        return None
+    return filter.Filter(plan.program_filter, plan.listens)
+
+
+def make_ruleset(wall: Landlock) -> int:
+    """Its fd. A rule is about the file that lies there now, whatever will lie there later."""
+    ruleset_fd = landlock.landlock_create_ruleset(wall.handled_fs, wall.handled_net, wall.scoped)
+    for path, access in wall.rules:
+        fd = openat2(mount.AT_FDCWD, path or ".", os.O_PATH, IN_ROOT)
+        landlock.landlock_add_rule(ruleset_fd, fd, access)
+        os.close(fd)
+    return ruleset_fd
 
 
 def open_segments(proc_fd: int) -> int:

@@ -6,9 +6,10 @@ import errno as codes
 import os
 import struct
 
-from jail.agent.kernel import number
+from jail.agent.kernel import load_filter, number, open_listener
 from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, at
-from jail.kernel import probe, process
+from jail.kernel import landlock, process
+from jail.landlock import MIN_ABI
 
 _RET_ALLOW, _RET_EPERM = 0x7FFF0000, 0x00050000 | codes.EPERM
 
@@ -17,7 +18,7 @@ def try_seccomp(setting: Setting) -> str:
     """A filter that refuses one harmless call, and that call."""
     with at("seccomp"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        process.load_filter(refuse_call(number(110, 173)))
+        load_filter(refuse_call(number(110, 173)))
     if os.getppid() != -1:  # the C library hands the refusal on
         raise StuckError("seccomp", None, "the filter was loaded but refuses nothing")
     return ""
@@ -26,13 +27,24 @@ def try_seccomp(setting: Setting) -> str:
 def try_listener(setting: Setting) -> str:
     with at("seccomp listener"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        os.close(probe.load_listener(struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW)))
+        os.close(open_listener(struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW)))
     return ""
 
 
 def try_landlock(setting: Setting) -> str:
+    """A ruleset that lets nobody open a directory, and a directory."""
     with at("landlock"):
-        return f"ABI {probe.landlock_abi()}"
+        abi = landlock.landlock_abi()
+        if abi < MIN_ABI:
+            raise OSError(codes.ENOSYS, f"ABI {abi}, and a jail needs {MIN_ABI}")
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+        handled = landlock.LANDLOCK_ACCESS_FS_READ_DIR
+        landlock.landlock_restrict_self(landlock.landlock_create_ruleset(handled, 0, 0), 0)
+    try:
+        os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
+    except PermissionError:
+        return f"ABI {abi}"
+    raise StuckError("landlock", None, "the ruleset was taken but refuses nothing")
 
 
 def try_keyring(setting: Setting) -> str:

@@ -8,6 +8,7 @@ from jail.doctor.cause.base import Cause, Failure, Rule, set_sysctl
 from jail.doctor.cause.package import install_lines
 
 NEEDED_PYTHON = (3, 11)
+NEEDED_FOR_LANDLOCK = (5, 19)
 PROGRAMS = ("slirp4netns", "pasta", "fuse-overlayfs", "bwrap", "libseccomp")
 
 
@@ -74,6 +75,47 @@ def program_missing(failure: Failure) -> Cause | None:
     )
 
 
+def landlock_missing(failure: Failure) -> Cause | None:
+    """EOPNOTSUPP where it was built in, and not started: landlock_create_ruleset(2)."""
+    facts = failure.facts
+    if failure.step != "landlock" or failure.errno not in (codes.EOPNOTSUPP, codes.ENOSYS, None):
+        return None
+    if facts.kernel[:2] < NEEDED_FOR_LANDLOCK:
+        return Cause(
+            "landlock-old",
+            f"Linux {facts.kernel_release} has no Landlock that a jail can use",
+            "It needs Linux 5.19 or later: before, Landlock lets no file be moved from one "
+            "directory into another. Install a newer kernel of your distribution and start it:",
+            ("sudo reboot",),
+        )
+    if failure.errno == codes.ENOSYS:
+        return None
+    return Cause(
+        "landlock-off",
+        "Landlock is not among the security modules that this kernel was started with",
+        "If it was built in (the first line tells), name it before the others on the kernel's "
+        "command line, and start anew:",
+        (
+            f"grep CONFIG_SECURITY_LANDLOCK /boot/config-{facts.kernel_release}",
+            *boot_lines("lsm=landlock,$(cat /sys/kernel/security/lsm)", facts.distro),
+            "sudo reboot",
+        ),
+    )
+
+
+def boot_lines(words: str, distro: tuple[str, ...]) -> tuple[str, ...]:
+    """Lines that add to the kernel's command line, for the shell to expand."""
+    if "fedora" in distro or "rhel" in distro:
+        return (f'sudo grubby --update-kernel=ALL --args="{words}"',)
+    line = f"""echo 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX '"{words}"'"'"""
+    if "debian" in distro:
+        return (f"{line} | sudo tee /etc/default/grub.d/50-jail.cfg", "sudo update-grub")
+    return (
+        f"{line} | sudo tee -a /etc/default/grub",
+        "sudo grub-mkconfig -o /boot/grub/grub.cfg",
+    )
+
+
 def feature_missing(failure: Failure) -> Cause | None:
     """Steps that only fail where the kernel was configured without them."""
     step, facts = failure.step, failure.facts
@@ -93,7 +135,7 @@ def feature_missing(failure: Failure) -> Cause | None:
 _FEATURES = {
     "seccomp": ("CONFIG_SECCOMP_FILTER", "3.5"),
     "seccomp listener": ("CONFIG_SECCOMP_FILTER", "5.0"),
-    "landlock": ("CONFIG_SECURITY_LANDLOCK", "5.13"),
+    "landlock": ("CONFIG_SECURITY_LANDLOCK", "5.19"),
     "keyring": ("CONFIG_KEYS", "2.6"),
     "pidfd info": ("CONFIG_PROC_FS", "6.15"),
 }
@@ -154,6 +196,7 @@ RULES: tuple[Rule, ...] = (
     files_exhausted,
     memory_exhausted,
     program_missing,
+    landlock_missing,
     feature_missing,
     limit_above_hard,
     keys_exhausted,
