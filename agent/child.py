@@ -5,24 +5,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
-import signal
 import struct
 import termios
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+from .filter import Filter
+from .forked import ALL_SIGNALS, Action, fork_exec
+
 HEAD_BYTES = 4096
 PT_INTERP = 3
 
 # asm-generic/ioctls.h; not in every Python.s termios.
 TIOCGPTN = 0x80045430
 TIOCSPTLCK = 0x40045431
-
-
-Action = tuple[Any, ...]
-"""one of posix_spawn's file actions"""
 
 
 class NotExecutable(OSError):
@@ -35,18 +30,20 @@ def spawn(
     cwd: str,
     rlimits: Sequence[Sequence[int]],
     actions: Sequence[Action],
-) -> int:
-    """The pid of a new session leader with default signals; NotExecutable says why not.
+    own: Filter | None = None,
+) -> tuple[int, int]:
+    """The pid of a new session leader with default signals, and the listener's fd of its ``own``
+    filter, -1 for none; NotExecutable says why not.
 
     Ids, capabilities, filter and limits are this process's own and are inherited. posix_spawn
-    vforks, so no page is copied; limits for the program alone need a fork of ours.
+    vforks, so no page is copied; limits or a filter for the program alone need a fork of ours.
     """
     _enter(cwd)
     try:
         path = find_program(argv[0], env.get("PATH", ""))
-        if rlimits:
-            return _fork_exec(path, argv, env, rlimits, actions)
-        return os.posix_spawn(
+        if rlimits or own is not None:
+            return fork_exec(path, argv, env, rlimits, actions, own)
+        pid = os.posix_spawn(
             path,
             argv,
             env,
@@ -55,6 +52,7 @@ def spawn(
             setsigmask=[],
             setsigdef=ALL_SIGNALS,
         )
+        return pid, -1
     except NotExecutable:
         raise
     except OSError as error:
@@ -159,72 +157,3 @@ def open_terminal(rows: int, columns: int) -> tuple[int, str]:
         os.close(master)
         raise
     return master, f"/dev/pts/{index}"
-
-
-def _fork_exec(
-    path: str,
-    argv: list[str],
-    env: Mapping[str, str],
-    rlimits: Sequence[Sequence[int]],
-    actions: Sequence[Action],
-) -> int:
-    report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _become(path, argv, env, rlimits, actions, report_w)
-    os.close(report_w)
-    with os.fdopen(report_r, "rb") as report:
-        answer = report.read(4)
-    if not answer:
-        return pid
-    os.waitpid(pid, 0)
-    (code,) = struct.unpack("i", answer)
-    raise OSError(code, os.strerror(code))
-
-
-def _become(
-    path: str,
-    argv: list[str],
-    env: Mapping[str, str],
-    rlimits: Sequence[Sequence[int]],
-    actions: Sequence[Action],
-    report_w: int,
-) -> None:
-    try:
-        os.setsid()
-        for kind, *rest in actions:
-            _apply(kind, rest)
-        for each in ALL_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for number, soft, hard in rlimits:
-            _, most = resource.getrlimit(number)
-            resource.setrlimit(number, (_least(soft, most), _least(hard, most)))
-        os.execve(path, argv, env)
-    except OSError as error:
-        os.write(report_w, struct.pack("i", error.errno or errno.EIO))
-    except ValueError:  # what Python makes of setrlimit's EPERM and EINVAL
-        os.write(report_w, struct.pack("i", errno.EINVAL))
-    finally:
-        os._exit(127)
-
-
-def _apply(kind: int, rest: Sequence[Any]) -> None:
-    if kind == os.POSIX_SPAWN_DUP2:
-        source, number = rest
-        os.dup2(int(source), int(number))
-    else:
-        number, path, flags, mode = rest
-        fd = os.open(str(path), int(flags), int(mode))
-        if fd != number:
-            os.dup2(fd, int(number))
-            os.close(fd)
-        else:
-            os.set_inheritable(fd, True)
-
-
-def _least(wanted: int, most: int) -> int:
-    """RLIM_INFINITY is -1 in Python: it is the greatest, not the least."""
-    if wanted == -1:
-        return most
-    return wanted if most == -1 else min(wanted, most)

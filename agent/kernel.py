@@ -7,9 +7,12 @@ that made it, and nothing called through here blocks.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
-from typing import Final
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -18,8 +21,19 @@ _syscall.restype = ctypes.c_long
 ARCH: Final = os.uname().machine
 SFD_CLOEXEC: Final = 0o2000000
 SFD_NONBLOCK: Final = 0o4000
+CLONE_FILES: Final = 0x400
+CLONE_VFORK: Final = 0x4000
+SECCOMP_SET_MODE_FILTER: Final = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 0x8
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 0x20
 
-Argument = int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure
+# Looked up once, here: ctypes makes a function object at the first look, and the child's first
+# look would be made in every child.
+before_fork = ctypes.pythonapi.PyOS_BeforeFork
+after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+
+Argument = int | bytes | None | ctypes.Array[Any] | ctypes.Structure
 
 
 def syscall(number: int, *args: Argument) -> int:
@@ -52,3 +66,65 @@ def signalfd(*numbers: signal.Signals) -> int:
     mask = sum(1 << (int(each) - 1) for each in numbers)
     buffer = ctypes.create_string_buffer(mask.to_bytes(8, "little"), 8)
     return syscall(number(289, 74), -1, buffer, 8, SFD_CLOEXEC | SFD_NONBLOCK)
+
+
+def load_filter(program: bytes, flags: int = 0) -> int:
+    """``seccomp(SECCOMP_SET_MODE_FILTER)`` with ``sock_filter`` bytes; no_new_privs must be on.
+
+    With SECCOMP_FILTER_FLAG_NEW_LISTENER it gives the listener's fd.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    prog = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
+    pointer = ctypes.create_string_buffer(prog, len(prog))
+    return syscall(number(317, 277), SECCOMP_SET_MODE_FILTER, flags, pointer)
+
+
+def open_listener(program: bytes) -> int:
+    """Loads the filter; the fd that what it has to ask comes to (close-on-exec).
+
+    EBUSY where a filter above this one has a listener already: the kernel gives a task one only.
+    """
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER
+    try:
+        # Once a call has been read it isn't taken back for a signal: Go's runtime sends itself
+        # one every 10 ms. Since Linux 5.19.
+        return load_filter(program, flags | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return load_filter(program, flags)
+
+
+def fork_sharing_files() -> int:
+    """``clone(2)`` of a child with our table of descriptors, while we stand still until it has
+    executed or ended: its pid, 0 in the child. The caller must have one thread.
+
+    execve(2) gives the child a table of its own.
+    """
+    before_fork()
+    pid = -1
+    try:
+        pid = syscall(number(56, 220), CLONE_FILES | CLONE_VFORK | signal.SIGCHLD, 0, 0, 0, 0)
+    finally:
+        if pid == 0:
+            after_fork_child()
+        else:
+            after_fork_parent()
+    return pid
+
+
+class Image:
+    """What ``execve(2)`` is called with, made ahead: the call itself allocates nothing."""
+
+    def __init__(self, path: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        self._path = os.fsencode(path)
+        self._argv = _make_vector(argv)
+        self._env = _make_vector([f"{name}={value}" for name, value in env.items()])
+
+    def execute(self) -> None:
+        """Returns only by an OSError."""
+        syscall(number(59, 221), self._path, self._argv, self._env)
+
+
+def _make_vector(texts: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None)

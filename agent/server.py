@@ -11,6 +11,7 @@ import socket
 from typing import Any, Final
 
 from . import child, file, reaper, wire
+from .filter import Filter
 from .kernel import signalfd
 
 MAX_RUNS: Final = 64
@@ -18,9 +19,12 @@ SHORT_LIFE_MS: Final = 1
 """A program that ends within this is told of once: every message wakes the supervisor."""
 
 
-def serve(sock: socket.socket) -> None:
-    """Until the supervisor hangs up. Returns; the caller exits, and the kernel kills the rest."""
-    server = Server(sock)
+def serve(sock: socket.socket, own: Filter | None = None) -> None:
+    """Until the supervisor hangs up. Returns; the caller exits, and the kernel kills the rest.
+
+    ``own`` is the filter that each program gets beside the agent's.
+    """
+    server = Server(sock, own)
     try:
         server.run()
     except (ConnectionError, wire.WireError):
@@ -48,8 +52,9 @@ def rehearse() -> None:
 class Server:
     """What the agent knows: the connection, and the first process of every run."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, own: Filter | None = None) -> None:
         self._sock = sock
+        self._own = own
         self._buffer = wire.FrameBuffer(wire.REQUESTS)
         self._runs: dict[int, int] = {}
         """pid → run"""
@@ -137,12 +142,19 @@ class Server:
         try:
             if len(self._runs) >= MAX_RUNS:
                 raise child.NotExecutable(errno.EAGAIN, f"{MAX_RUNS} programs run here already")
-            pid = child.spawn(request.argv, request.env, request.cwd, request.rlimits, actions)
+            words = request.argv, request.env, request.cwd, request.rlimits
+            pid, listener_fd = child.spawn(*words, actions, self._own)
         except OSError as error:
             detail = error.strerror or str(error)
             self._send(wire.NotStarted(request.run, error.errno or errno.EIO, detail))
             return None
         self._runs[pid] = request.run
+        if listener_fd >= 0:
+            # At once: the program may be waiting for an answer already.
+            try:
+                self._send(wire.Listening(request.run), (listener_fd,))
+            finally:
+                os.close(listener_fd)
         return pid
 
     def _tell_started(self, message: Any, pid: int, *more: int) -> None:

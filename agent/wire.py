@@ -117,6 +117,16 @@ class Ready(NamedTuple):
     memory_bytes: int
 
 
+class Listening(NamedTuple):
+    """What a filter refuses is told to this: seccomp_unotify(2); fd: the listener.
+
+    Of the filter that every program of the jail inherits (run 0), right behind Ready; or of the
+    one that is this run's alone, before its Started. There is none where the kernel gives none.
+    """
+
+    run: int
+
+
 class SetupFailed(NamedTuple):
     """Init gave up at ``step``; nothing untrusted has run.
 
@@ -199,6 +209,7 @@ FACTS: Final[dict[str, Any]] = {
     each.__name__: each
     for each in (
         Ready,
+        Listening,
         SetupFailed,
         Started,
         StartedTerminal,
@@ -212,7 +223,14 @@ FACTS: Final[dict[str, Any]] = {
 }
 
 
-FDS: Final[dict[type[Any], int]] = {Exec: 3, Ready: 3, Started: 1, StartedTerminal: 2, Opened: 1}
+FDS: Final[dict[type[Any], int]] = {
+    Exec: 3,
+    Ready: 3,
+    Listening: 1,
+    Started: 1,
+    StartedTerminal: 2,
+    Opened: 1,
+}
 """How many descriptors a message brings, where it brings any."""
 
 

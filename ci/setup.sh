@@ -27,6 +27,8 @@ readonly NEEDED_PACKAGES=(
     e2fsprogs fuse-overlayfs fuse3 g++ gcc iproute2 keyutils libc6-dev libseccomp2 make passt procps python3
     python3-numpy python3-venv rsync slirp4netns strace uidmap util-linux
 )
+readonly CONTAINERS_PACKAGE=golang-github-containers-common
+readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json
 # Not in every release or on every architecture; a test that needs one says so.
 WANTED_PACKAGES=(shellcheck)
 [ "$(uname -m)" != x86_64 ] || WANTED_PACKAGES+=(gcc-multilib) # probes of the 32-bit system calls
@@ -112,6 +114,7 @@ prepare_host() {
     exec 8>"$STATE_DIR/lock"
     flock 8
     install_packages
+    install_profile
     make_user
     exec 8>&-
 }
@@ -139,6 +142,21 @@ install_packages() {
     for package in $(missing_of "${WANTED_PACKAGES[@]}"); do
         apt_install "$package" || say "going on without $package: apt-get could not install it"
     done
+}
+
+# The seccomp profile that podman brings, for the tests of what reads such ones. Of its package
+# the file alone: with what that depends on it is a container engine.
+install_profile() {
+    local place
+    [ ! -e "$CONTAINERS_PROFILE" ] || return 0
+    type -P apt-get >/dev/null || die "please install $CONTAINERS_PROFILE ($CONTAINERS_PACKAGE)"
+    say "fetching $CONTAINERS_PROFILE"
+    place=$(mktemp -d)
+    (cd "$place" && try_twice apt-get download -qq -o APT::Sandbox::User=root "$CONTAINERS_PACKAGE") \
+        || die "apt-get could not download $CONTAINERS_PACKAGE"
+    dpkg-deb --extract "$place"/*.deb "$place/tree"
+    install -D -m 0644 "$place/tree$CONTAINERS_PROFILE" "$CONTAINERS_PROFILE"
+    rm -rf "$place"
 }
 
 missing_of() {

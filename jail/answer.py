@@ -89,6 +89,41 @@ class Built:
         self._on_fail()
 
 
+class Ear:
+    """Takes the listener of the filter that all programs of a jail are under, and gives it on.
+
+    It may come before there is anybody to give it to.
+    """
+
+    kinds = (wire.Listening,)
+
+    def __init__(self) -> None:
+        self._hear: Callable[[int], None] | None = None
+        self._fd = -1
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        if self._hear is None:
+            self._fd = fds[0]
+        else:
+            self._hear(fds[0])
+
+    def attach(self, hear: Callable[[int], None]) -> None:
+        """From here on the fd is ``hear``'s."""
+        self._hear = hear
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            hear(fd)
+
+    def fail(self, error: Exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor that nobody took."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class Inside(NamedTuple):
     """What a jail is watched by, and what of its cgroup's figures is its builder's."""
 

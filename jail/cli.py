@@ -13,8 +13,9 @@ from typing import IO, Any, NoReturn
 
 from jail import __version__
 from jail.errors import JailError, SpecError
+from jail.policy.command import add_policy_commands, run_policy
 from jail.result import Result, make_failure
-from jail.say import complain, complain_of, tell_end
+from jail.say import complain, complain_of, tell_denied, tell_end
 from jail.stats.command import add_commands, run_on_living
 
 FAILED = 125
@@ -93,6 +94,8 @@ def run_command(words: list[str]) -> int:
         return FAILED
     if args.command == "doctor":
         return run_doctor(args, program)
+    if args.command == "policy":
+        return run_policy(args, program)
     if args.command != "run":
         return run_on_living(args, program)
     return run_program(args, [*args.program, *program])
@@ -144,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="the report as JSON")
     add_commands(commands)
+    add_policy_commands(commands)
     return parser
 
 
@@ -177,6 +181,7 @@ def add_jail_options(group: Any) -> None:
     add("--read-only", action="store_true", help="the root file system can't be written to")
     add("--network", metavar="none|host", default="none", help="default: none")
     add("--seccomp", metavar="NAME|FILE|unconfined", default="default", help="system-call policy")
+    add("--explain-denied", action="store_true", help="print what the policy refused, and why")
     add("--cgroup-parent", metavar="PATH", help="a delegated cgroup v2 for the jail's own")
     add("--userns", metavar="auto|single", default="auto", help="ids of the jail's own, or one")
     add(
@@ -251,6 +256,8 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
                 return 0
             if not reports.owns_stdout:
                 tell_end(result)
+                if args.explain_denied:
+                    tell_denied(result)
         try:
             reports.write(result)
         except BrokenPipeError:
@@ -265,7 +272,7 @@ def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
     """None where there was only something to explain. Raises what is wrong before the start."""
     from jail.check import check_argv
     from jail.host import read_facts
-    from jail.supervisor import plan_jail
+    from jail.inputs import plan_jail
 
     spec = make_spec_of(args)
     program = () if args.explain and not argv else check_argv(argv)
@@ -318,6 +325,7 @@ def make_spec_of(args: argparse.Namespace) -> Any:
         read_only=args.read_only,
         network=args.network,
         seccomp=args.seccomp,
+        explain_denied=args.explain_denied,
         userns=args.userns,
         cgroup_parent=args.cgroup_parent,
         require=dict(map(parse_require, args.require)),

@@ -21,6 +21,7 @@ from typing import Any
 from jail import place
 from jail.kernel.landlock import landlock_abi
 from jail.place import CgroupFacts, find_helpers, read_line
+from jail.policy.rule import Target
 from jail.subid import IdRange, Subids, find_free_range, read_subids
 
 __all__ = [
@@ -138,6 +139,11 @@ class HostFacts:
     @property
     def newgidmap(self) -> str | None:
         return self.helpers.get("newgidmap")
+
+    @property
+    def target(self) -> Target:
+        """What system-call policies are read for here."""
+        return Target(self.arch, self.kernel[:2])
 
     @property
     def can_map_subids(self) -> bool:

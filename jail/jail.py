@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import trio
 
-from jail import transfer
+from jail import transfer, watch
 from jail.agent import wire
 from jail.answer import Inside
 from jail.background import Background, open_background
 from jail.cgroup.account import Account
 from jail.cgroup.setting import BUILDER_ROOM_BYTES
 from jail.check import check_env, check_host_path
-from jail.errors import HostError, JailBroken, SpecError, blame_host
+from jail.denied import Ledger
+from jail.errors import HostError, JailBroken, ProtocolError, SpecError, blame_host
+from jail.kernel.listener import is_listener
 from jail.kernel.process import kill_pidfd
+from jail.listening import Listening
 from jail.plan import Plan
+from jail.policy.judge import Judge
 from jail.process import Process, describe_limit, make_meter
 from jail.program import make_program, merge_limits
 from jail.result import Result
@@ -59,6 +63,8 @@ class Jail:
         self.plan = plan
         self.init_pid, self._init_pidfd = init.pid, init.pidfd
         self._closed = False
+        self.attend: Callable[[int], None] | None = None
+        """takes a listener's fd, and answers as the plan's policy decides, instead of us"""
         self._session = session
         self._background = background
         self._fds: list[int] = []
@@ -72,6 +78,11 @@ class Jail:
             leaf=init.leaf,
             leaf_origin=plan.grant.origin if plan.grant is not None else None,
         )
+        if plan.launch.listens:
+            self._view.is_filtered = True
+            self._view.hears_all = not plan.launch.program_filter
+            self._view.listen = self._listen
+            session.ear.attach(self._hear)
         session.on_break = self.kill
         session.tell_end = self._tell_end
 
@@ -96,6 +107,33 @@ class Jail:
         for process in view.running.values():
             process.start_clock(view.built)
         self._built.set()
+
+    def _hear(self, fd: int) -> None:
+        """The listener of the filter that all its programs are under."""
+        self._view.is_heard = True
+        self._listen(fd, self._find_ledgers)
+
+    def _listen(self, fd: int, find_ledgers: Callable[[int], Iterable[Ledger]]) -> None:
+        if not is_listener(fd):
+            os.close(fd)
+            raise ProtocolError("from inside the jail: something else than a listener")
+        if self.attend is not None:
+            self.attend(fd)
+            return
+        assert self.plan.policy is not None
+        judge = Judge(self.plan.policy, self.plan.target)
+        listening = Listening(fd, judge, find_ledgers, self._background)
+        self._background.start_soon(listening.attend)
+
+    def _find_ledgers(self, thread: int) -> Iterable[Ledger]:
+        """Of the runs whose family it is in; a stray could be any's. The agent is nobody's."""
+        runs = list(self._view.running.values())
+        if thread == self.init_pid:
+            return ()
+        if len(runs) > 1:
+            line = watch.read_ancestors(thread)
+            runs = [each for each in runs if each.pid in line] or runs
+        return [each.ledger for each in runs]
 
     def _settle(self, inside: Inside) -> Account:
         """The limit was wider while the jail was being built; nothing else was in it till now."""

@@ -140,7 +140,12 @@ class LaunchPlan(NamedTuple):
     hostname: str
     rlimits: tuple[tuple[int, int, int], ...]
     filter: bytes
+    """the agent's, which every program inherits; b"" for none"""
     workdir: str
+    program_filter: bytes = b""
+    """what each program gets beside it"""
+    listens: bool = False
+    """what the program's filter, or the agent's where there is no other, refuses is asked"""
     cpus: tuple[int, ...] = ()
     """the processors to run on, where nothing stronger than affinity holds it to them"""
     landlock: Landlock | None = None

@@ -47,6 +47,9 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
+from jail.policy.filters import Filters
+from jail.policy.load import Policy
+from jail.policy.rule import Target
 from jail.source import MERGED_USR, HostTree, SourceFacts
 from jail.spec import DEFAULT_PATH, JailSpec
 
@@ -95,14 +98,14 @@ class Inputs:
     devices: tuple[str, ...]
     passwd: str
     group: str
-    filter: bytes
+    filters: Filters
+    policy: Policy | None = None
+    """that the filters were made of; None where there are none"""
     grant: Grant | None = None
     """where the jail's own cgroup will be"""
     passed_over: tuple[str, ...] = ()
     """why there is none, or none of the places that are better"""
     throttles: tuple[DeviceThrottle, ...] = ()
-    refuses_inet: bool = False
-    """the policy has no socket that TCP could go through"""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,10 @@ class Plan:
     passed_over: tuple[str, ...]
     settings: tuple[Setting, ...]
     """what is written to the jail's own cgroup"""
+    policy: Policy | None
+    """of the system calls"""
+    target: Target
+    """what that is read for"""
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -166,14 +173,16 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         drops_groups=ids == "subuid",
         hostname=spec.hostname,
         rlimits=make_rlimits(spec.limits, enforced_by),
-        filter=inputs.filter,
+        filter=inputs.filters.agent,
         workdir=spec.workdir,
+        program_filter=inputs.filters.program,
+        listens=inputs.filters.listens,
         cpus=decide_affinity(spec.limits, enforced_by),
         landlock=decide_landlock(
             steps,
             find_bound_files(spec, inputs),
             facts.landlock_abi,
-            refuses_tcp=spec.network == "none" and inputs.refuses_inet,
+            refuses_tcp=inputs.filters.refuses_tcp,
         ),
     )
     launch = launch._replace(sources=tuple(sources))
@@ -192,6 +201,8 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         grant=inputs.grant,
         passed_over=inputs.passed_over,
         settings=make_leaf_settings(spec, inputs),
+        policy=inputs.policy,
+        target=facts.target,
     )
 
 

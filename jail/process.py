@@ -17,8 +17,9 @@ from jail.agent import wire
 from jail.background import Background
 from jail.cgroup.account import Account
 from jail.cgroup.meter import LeafMeter
+from jail.denied import Ledger
 from jail.errors import JailBroken, ProgramError, ProtocolError, blame_host
-from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, wait_status_parts
+from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, read_pid, wait_status_parts
 from jail.limit import Limits
 from jail.meter import LOOK_SHARE, Meter
 from jail.result import Result, Verdict
@@ -77,11 +78,20 @@ class Process:
         self._result: Result | None = None
         self._facts: Facts | None = None
         self._meter = make_meter(view, limits, lambda: self._killed)
+        self.ledger = Ledger()
+        """what the policy refused it"""
+        self._is_heard = False
+        """a listener of its own has come"""
 
     @property
     def usage(self) -> Usage:
         """What it has used up to the last look."""
         return self._meter.usage
+
+    @property
+    def pid(self) -> int:
+        """Of its first process, on the host; -1 before it has started and after it has ended."""
+        return read_pid(self.pidfd) if self.pidfd >= 0 else -1
 
     @property
     def returncode(self) -> int | None:
@@ -204,7 +214,9 @@ class Process:
 
     def receive(self, message: Any, fds: list[int]) -> None:
         """Started, then Exited; or NotStarted. ProtocolError for what no honest agent says."""
-        if isinstance(message, wire.Started | wire.StartedTerminal):
+        if isinstance(message, wire.Listening):
+            self._accept_listener(fds[0])
+        elif isinstance(message, wire.Started | wire.StartedTerminal):
             self._accept_start(message, fds)
         elif isinstance(message, wire.NotStarted):
             self._refuse(message)
@@ -232,6 +244,14 @@ class Process:
             raise ProtocolError("from inside the jail: a pidfd that is no child of the agent")
         if self._killed:
             self._kill_first()
+
+    def _accept_listener(self, fd: int) -> None:
+        """Of the filter that is this run's alone."""
+        if self._view.hears_all or self._is_heard or self._started.is_set():
+            os.close(fd)
+            raise ProtocolError("from inside the jail: a listener that nobody expects")
+        self._view.listen(fd, lambda _: (self.ledger,))
+        self._is_heard = True
 
     def _find_flaw(self, message: Any, fds: list[int]) -> str:
         if self._started.is_set():
@@ -371,6 +391,7 @@ class Process:
         code = number = None
         if exited is not None:
             code, number = wait_status_parts(read_wait_status(self.pidfd, exited.status))
+            number = self._name_signal(number)
         elif failure is None:
             number = signal.SIGKILL
         facts = Facts(
@@ -393,13 +414,33 @@ class Process:
             usage=self.usage,
             enforced_by=self._meter.adjust(self._view.enforced_by),
             cgroup=self._view.leaf_origin,
-            message=failure or describe_limit(limit, self._limits),
+            message=failure or self._describe_end(limit),
             fault=self._find_fault(failure),
             killed=self._killed,
             limit=limit,
             context_switches_forced=None if exited is None else exited.switches,
+            denied=self.ledger.list_denied(number),
+            noted=self.ledger.list_noted(),
+            denied_partial=self._is_partly_heard(),
         )
         self._finish()
+
+    def _describe_end(self, limit: str | None) -> str:
+        text = describe_limit(limit, self._limits)
+        calls = [each.examples[0] for each in self.ledger.list_denied() if each.action == "kill"]
+        return f"{text}: {calls[-1]}" if calls and limit == "seccomp" else text
+
+    def _name_signal(self, number: int | None) -> int | None:
+        """Who has a handler for SIGSYS was ended by SIGKILL, for the same reason."""
+        if number == signal.SIGKILL and self.ledger.was_ended and not self._killed:
+            return signal.SIGSYS
+        return number
+
+    def _is_partly_heard(self) -> bool:
+        """There is a filter, and nobody to tell what it refused; or the list is full."""
+        if not self._view.is_filtered:
+            return False
+        return self.ledger.is_full or not (self._is_heard or self._view.is_heard)
 
     def _is_ended_by_limit(self) -> bool:
         """One that was only noticed has ended nothing."""

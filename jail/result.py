@@ -7,6 +7,7 @@ import signal as signals
 from dataclasses import dataclass, field
 from typing import Any
 
+from jail.denied import Denied
 from jail.errors import HelperError, HostError, ProgramError, SpecError
 from jail.usage import Usage
 
@@ -56,7 +57,12 @@ class Result:
     stdout: bytes = b""
     stderr: bytes = b""
     truncated: tuple[str, ...] = ()
-    denied: tuple[str, ...] = ()
+    denied: tuple[Denied, ...] = ()
+    """what the system-call policy refused it"""
+    denied_partial: bool = False
+    """there may be more than that: the kernel gave no listener, or the list was full"""
+    noted: tuple[Denied, ...] = ()
+    """calls that were made, and that the policy wants told of"""
     enforced_by: dict[str, str] = field(default_factory=dict)
     message: str = ""
     killed: bool = False
@@ -120,7 +126,9 @@ class Result:
             "stdout_bytes": self.stdout_bytes,
             "stderr_bytes": self.stderr_bytes,
             "truncated": list(self.truncated),
-            "denied": list(self.denied),
+            "denied": [each.to_json() for each in self.denied],
+            "denied_partial": self.denied_partial,
+            "noted": [each.to_json() for each in self.noted],
             "enforced_by": dict(self.enforced_by),
             "cgroup": self.cgroup,
             "limit": self.limit,

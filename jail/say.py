@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+from jail.denied import Denied
 from jail.errors import HostError, JailError
 from jail.result import Result, Verdict
 
@@ -15,6 +16,37 @@ def tell_end(result: Result) -> None:
         complain(result.message)
     elif result.limit is not None:
         complain(f"{result.verdict}: {result.message}")
+
+
+def tell_denied(result: Result) -> None:
+    """What the policy refused: the call, how often, by which reason, and what would allow it."""
+    for each in result.denied:
+        answer = "ended the program" if each.action == "kill" else each.action
+        _tell_calls("denied", each, f"{answer}, {_count(each.count)}")
+        _go_into(f"allowed by: {each.remedy}")
+    for each in result.noted:
+        _tell_calls("noted", each, _count(each.count))
+    if result.denied_partial:
+        complain("denied: perhaps more than that; the kernel has given its listener to another")
+    elif not result.denied:
+        complain("denied: nothing")
+
+
+def _tell_calls(word: str, each: Denied, answer: str) -> None:
+    first, *others = each.examples or (each.call,)
+    complain(f"{word}: {first}: {answer}")
+    for text in others:
+        _go_into(f"also {text}")
+    _go_into(f"{each.policy or 'jail'}: {each.why}")
+
+
+def _go_into(text: str) -> None:
+    with suppress(OSError):
+        print(f"  {make_printable(text)}", file=sys.stderr, flush=True)
+
+
+def _count(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def complain_of(error: JailError, quiet: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import trio
 
 from jail.agent import wire
-from jail.answer import Built, Call, Inside, Nobody, Receiver, read_setup
+from jail.answer import Built, Call, Ear, Inside, Nobody, Receiver, read_setup
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 SEND_GRACE_S = 2.0
@@ -54,6 +54,8 @@ class Session:
         self._next = 0
         self._ready = Call(wire.Ready, wire.SetupFailed)
         self._setup: Call | Built | None = self._ready
+        self.ear = Ear()
+        self._expected_ear: Ear | None = None
         self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
@@ -83,6 +85,10 @@ class Session:
             built.receive(*answer)
         else:
             on_fail()
+
+    def expect_listener(self) -> None:
+        """One is to come behind Ready; it goes to :attr:`ear`."""
+        self._expected_ear = self.ear
 
     @contextmanager
     def open_run(self, receiver: Receiver) -> Iterator[int]:
@@ -221,7 +227,10 @@ class Session:
             return None  # nobody has an answer before the jail is built
         if isinstance(message, wire.Exited | wire.NotStarted):
             return self._runs.pop(message.run, None)
-        if isinstance(message, wire.Started | wire.StartedTerminal):
+        if isinstance(message, wire.Listening) and message.run == 0:
+            ear, self._expected_ear = self._expected_ear, None
+            return ear
+        if isinstance(message, wire.Started | wire.StartedTerminal | wire.Listening):
             return self._runs.get(message.run)
         call = self._requests.get(message.request)
         if call is None or type(message) not in call.kinds:
@@ -252,4 +261,5 @@ class Session:
         self._sock.close()
         self._buffer.close()
         self._ready.close()
+        self.ear.close()
         self._break(self.broken or JailBroken("the jail is closed"))

@@ -75,6 +75,10 @@ class JailSpec:
     read_only: bool = False
     network: Literal["none", "host"] = "none"
     seccomp: str = "default"
+    explain_denied: bool = False
+    """tell of every refusal, also of those that libraries ask for and live with"""
+    watched: bool = False
+    """its filter asks of nearly every call; who holds the listener answers as the policy says"""
     userns: Literal["auto", "single"] = "auto"
     cgroup_parent: str | None = None
     require: Mapping[str, str] = field(default_factory=dict)
@@ -97,6 +101,8 @@ class JailSpec:
         check_bool(self.read_only, "read_only")
         check_choice(self.network, ("none", "host"), "network")
         check_host_path(self.seccomp, "seccomp")
+        check_bool(self.explain_denied, "explain_denied")
+        check_bool(self.watched, "watched")
         check_choice(self.userns, ("auto", "single"), "userns")
         if self.cgroup_parent is not None:
             check_host_path(self.cgroup_parent, "cgroup_parent")
@@ -128,6 +134,7 @@ def make_spec(
     read_only: bool = False,
     network: str = "none",
     seccomp: str | os.PathLike[str] = "default",
+    explain_denied: bool = False,
     userns: str = "auto",
     cgroup_parent: str | os.PathLike[str] | None = None,
     require: Mapping[str, str] | None = None,
@@ -156,6 +163,7 @@ def make_spec(
         read_only=read_only,
         network=check_choice(network, ("none", "host"), "network"),
         seccomp=check_host_path(seccomp, "seccomp"),
+        explain_denied=explain_denied,
         userns=check_choice(userns, ("auto", "single"), "userns"),
         cgroup_parent=_make_parent(cgroup_parent),
         require=check_texts({} if require is None else require, "require"),

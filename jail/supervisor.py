@@ -18,25 +18,16 @@ from jail.check import show
 from jail.errors import HostError, JailBroken, SpecError, blame_host
 from jail.host import HostFacts, open_runtime_dir, read_facts
 from jail.idmap import count_slices
+from jail.inputs import read_inputs
 from jail.jail import Input, Jail
 from jail.launcher import Launcher, ZygoteGoneError, open_launcher
-from jail.plan import DEVICES, Inputs, Plan, decide_ids, make_plan
+from jail.plan import Inputs, Plan, decide_ids, make_plan
 from jail.result import Result
 from jail.session import Session
 from jail.slot import SlotPool
-from jail.source import (
-    blame_vanished,
-    read_devices,
-    read_host_tree,
-    read_inside,
-    read_rootfs,
-    read_source,
-    read_throttle,
-    read_top_dirs,
-)
+from jail.source import blame_vanished
 from jail.spec import JailSpec, make_spec
 from jail.teardown import Init, Teardown
-from jail.user import HOST_GROUP, HOST_PASSWD
 
 PLAN_ROOM_BYTES: Final = 32 * 1024
 """what a new socket takes before anybody reads; net.core.wmem_default is 208 KiB, and counts more
@@ -143,6 +134,8 @@ class Supervisor:
         with blame_host("session"):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         session = Session(ours)
+        if plan.launch.listens and not plan.launch.program_filter:
+            session.expect_listener()
         try:
             async with open_background() as background:
                 background.start_soon(session.read)
@@ -309,41 +302,3 @@ def run(
             return await supervisor.run(argv, input=input, timeout=timeout, **options)
 
     return trio.run(main)
-
-
-def plan_jail(spec: JailSpec, facts: HostFacts) -> Plan:
-    """Look at what the spec names, then decide. Starts nothing."""
-    grant, passed_over = predict_grant(facts, spec.cgroup_parent)
-    inputs = replace(read_inputs(spec, facts), grant=grant, passed_over=passed_over)
-    return make_plan(spec, facts, inputs)
-
-
-def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
-    """Everything of the host that the plan depends on, but for the cgroup, looked at once."""
-    on_host = spec.rootfs == "host"
-    rootfs = None if on_host else read_rootfs(spec.rootfs)
-    passwd, group = HOST_PASSWD, HOST_GROUP
-    if rootfs is not None and spec.user is not None:
-        passwd = read_inside(rootfs.source.path, "etc/passwd")
-        group = read_inside(rootfs.source.path, "etc/group")
-    return Inputs(
-        host_tree=read_host_tree() if on_host else None,
-        rootfs=rootfs,
-        rootfs_dirs=read_top_dirs(rootfs.source.path) if rootfs else frozenset(),
-        volumes=tuple(read_source(each.source, "volume") for each in spec.volumes),
-        devices=read_devices(DEVICES),
-        passwd=passwd,
-        group=group,
-        filter=read_filter(spec.seccomp, facts),
-        throttles=tuple(map(read_throttle, spec.limits.throttles)),
-    )
-
-
-def read_filter(name: str, facts: HostFacts) -> bytes:
-    """The policy's BPF, b"" for unconfined."""
-    if name == "unconfined":
-        return b""
-    from jail.policy.cache import read_bpf
-    from jail.policy.load import load_policy
-
-    return read_bpf(load_policy(name), facts.cache_dir)

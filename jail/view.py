@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import trio
 from jail import watch
 from jail.cgroup.account import Account
 from jail.cgroup.leaf import Leaf
+from jail.denied import Ledger
 from jail.session import Session
 
 
@@ -57,6 +59,14 @@ class JailView:
     built: Account = field(default_factory=Account)
     """what making it took of that; the memory stays the agent's"""
     clock: Clock = field(default_factory=Clock)
+    is_filtered: bool = False
+    """its programs are under a filter that could tell what it refuses"""
+    hears_all: bool = False
+    """that is one filter for all of them, with one listener"""
+    is_heard: bool = False
+    """which has come"""
+    listen: Callable[[int, Callable[[int], Iterable[Ledger]]], None] = lambda fd, _: os.close(fd)
+    """attends a listener, which it owns: (fd, whose ledgers a thread's refusals are for)"""
     running: dict[int, Any] = field(default_factory=dict)
     """the runs now under way, by number: :class:`jail.process.Process`"""
     is_built: bool = False

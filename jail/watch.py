@@ -155,3 +155,16 @@ def read_file(proc_fd: int, path: str) -> bytes:
 def _sum_lines(text: bytes, names: tuple[bytes, ...]) -> int:
     lines = text.splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))
+
+
+def read_ancestors(thread: int) -> set[int]:
+    """The process of a thread and all above it, as we see them on the host."""
+    found: set[int] = set()
+    with suppress(OSError):
+        pid = thread
+        while pid > 1 and pid not in found:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                lines = dict(line.split(b":", 1) for line in file if b":" in line)
+            found |= {pid, int(lines[b"Tgid"])}
+            pid = int(lines[b"PPid"])
+    return found

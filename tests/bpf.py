@@ -138,6 +138,29 @@ def _compute(op: int, left: int, right: int) -> int:
     raise ProgramError(f"arithmetic {op:#x}")
 
 
+def is_always_allowed(bpf: bytes, arch: int, nr: int) -> bool:
+    """Whether the kernel allows the call without running the filter: ``seccomp_is_const_allow``
+    of kernel/seccomp.c, from Linux 5.11 on.
+    """
+    program = parse_program(bpf)
+    accumulator = at = 0
+    while True:
+        code, yes, no, value = program[at]
+        at += 1
+        if code == 0x20 and value in (0, 4):
+            accumulator = arch if value else nr
+        elif code == 0x06:
+            return value == ALLOW
+        elif code == 0x05:
+            at += value
+        elif code in (0x15, 0x25, 0x35, 0x45):
+            at += yes if _jumps(code & 0xF0, accumulator, value) else no
+        elif code == 0x54:
+            accumulator &= value
+        else:
+            return False
+
+
 def errno_of(action: int) -> int | None:
     """The errno that the program sees, None if the action is another one."""
     return action & 0xFFFF if action & 0xFFFF0000 == ERRNO else None

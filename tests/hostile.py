@@ -23,8 +23,8 @@ from jail.agent import wire
 from jail.answer import Inside
 from jail.background import Background, open_background
 from jail.host import read_facts
+from jail.inputs import plan_jail
 from jail.session import Session
-from jail.supervisor import plan_jail
 from jail.teardown import Init
 
 

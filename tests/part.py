@@ -65,6 +65,7 @@ def _has_delegation() -> bool:
 
 PARTS: Final[Mapping[str, Callable[[], bool]]] = {
     "block": lambda: os.path.ismount("/mnt/block"),
+    "containers": lambda: os.path.exists("/usr/share/containers/seccomp.json"),
     "cgroup": _has_delegation,
     "landlock": lambda: read_facts().landlock_abi >= MIN_ABI,
     "subuid": _has_subids,

@@ -58,8 +58,11 @@ PURE: Final = (
     "jail.limit",
     "jail.mechanism",
     "jail.plan",
+    "jail.policy.action",
+    "jail.policy.condition",
     "jail.policy.document",
     "jail.policy.rule",
+    "jail.policy.shadow",
     "jail.result",
     "jail.spec",
     "jail.stats.sample",
@@ -82,7 +85,7 @@ STARTS_PROGRAMS: Final = {
 }
 FORKS: Final = {
     "jail.kernel.process": "the clone",
-    "jail.agent.child": "a program with limits of its own",
+    "jail.agent.kernel": "a program with limits or a filter of its own",
     "jail.doctor.child": "one process per attempt",
     "jail.doctor.attempt.feature": "what can be tried once in a process",
     "jail.doctor.attempt.mount": "a pid namespace's first process",
@@ -356,7 +359,7 @@ def starts_programs(module: Module) -> bool:
 
 def test_only_those_who_must_fork() -> None:
     forkers = {n for n, m in read_house().items() if m.attributes("os") & {"fork", "forkpty"}}
-    assert forkers | {"jail.kernel.process"} == set(FORKS)
+    assert forkers | {"jail.kernel.process", "jail.agent.kernel"} == set(FORKS)
 
 
 def test_no_shell_anywhere() -> None:

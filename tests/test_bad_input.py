@@ -16,7 +16,7 @@ import trio
 
 import jail
 from jail import HostError, Jail, JailError, ProgramError, SpecError, Supervisor
-from jail.supervisor import read_inputs
+from jail.inputs import read_inputs
 from tests.conftest import OpenJail
 from tests.rootfs import make_rootfs
 

@@ -26,6 +26,7 @@ from jail.launchplan import (
     WriteFiles,
 )
 from jail.plan import DEVICES, Inputs, Plan, make_plan
+from jail.policy.filters import Filters
 from jail.source import HostTree, SourceFacts
 from jail.subid import IdRange
 from jail.user import HOST_GROUP, HOST_PASSWD
@@ -60,7 +61,7 @@ def plan(
     dirs: frozenset[str] = frozenset(),
     seen: tuple[SourceFacts, ...] = (),
     passwd: str = HOST_PASSWD,
-    refuses_inet: bool = False,
+    refuses_tcp: bool = False,
     **options: Any,
 ) -> Plan:
     if rootfs is not None:
@@ -73,10 +74,14 @@ def plan(
         devices=DEVICES,
         passwd=passwd,
         group=HOST_GROUP,
-        filter=b"" if options.get("seccomp") == "unconfined" else b"\x06\0\0\0\0\0\0\0",
-        refuses_inet=refuses_inet,
+        filters=make_filters(options.get("seccomp") == "unconfined", refuses_tcp),
     )
     return make_plan(make_spec(**options), facts, inputs)
+
+
+def make_filters(unconfined: bool, refuses_tcp: bool) -> Filters:
+    program = b"" if unconfined else b"\x06\0\0\0\0\0\0\0"
+    return Filters(program, refuses_tcp=refuses_tcp)
 
 
 def find(made: Plan, kind: type) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Seccomp policies: the shipped one call by call, the compiler against a naive reading.
+"""The policy that jails have by default, call by call.
 
 Catalogue: SC-01, SC-03, SC-05, SC-11, NS-15.
 """
@@ -8,24 +8,15 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
-from jail.errors import SpecError
-from jail.policy import libseccomp
-from jail.policy.compile import compile_policy
 from jail.policy.load import Policy, load_policy
 from tests import bpf
+from tests.policy_reading import GARBAGE, MACHINES, compiled, names, number
 
-MACHINES: Final = {"x86_64": bpf.X86_64, "aarch64": bpf.AARCH64}
-GARBAGE: Final = 0xDEADBEEF << 32
 DEFAULT: Final = load_policy("default")
-DOCUMENT: Final = tomllib.loads(DEFAULT.text.decode())
 ENOSYS: Final = bpf.ERRNO | errno.ENOSYS
 EPERM: Final = bpf.ERRNO | errno.EPERM
 EAFNOSUPPORT: Final = bpf.ERRNO | errno.EAFNOSUPPORT
@@ -44,10 +35,6 @@ CLONE_NEW: Final = {
 CLONE_NEWTIME: Final = 0x80
 
 
-def number(call: str, machine: str = "x86_64") -> int:
-    return libseccomp.read_number(libseccomp.read_binding(), call, machine)
-
-
 def decide(call: str, *args: int, machine: str = "x86_64", of: Policy = DEFAULT) -> int:
     """What the compiled policy answers to a call."""
     nr = number(call, machine)
@@ -55,106 +42,12 @@ def decide(call: str, *args: int, machine: str = "x86_64", of: Policy = DEFAULT)
     return bpf.run_filter(compiled(of, machine), MACHINES[machine], nr, args)
 
 
-_compiled: dict[tuple[Policy, str], bytes] = {}
-
-
-def compiled(of: Policy, machine: str) -> bytes:
-    key = of, machine
-    if key not in _compiled:
-        _compiled[key] = compile_policy(of, machine)
-    return _compiled[key]
-
-
-# --- A naive reading of the TOML ----------------------------------------------------------------
-
-
-def read_naively(document: dict[str, Any], call: str, args: Sequence[int]) -> int:
-    for rule in document["rule"]:
-        if call in rule["calls"] and matches(rule, args):
-            return action_of(rule["action"])
-    return action_of(document["default"])
-
-
-def matches(rule: dict[str, Any], args: Sequence[int]) -> bool:
-    if "any" in rule:
-        return any(all(holds(each, args) for each in one) for one in rule["any"])
-    return all(holds(each, args) for each in rule.get("when", []))
-
-
-COMPARE: Final[dict[str, Callable[[int, int], bool]]] = {
-    "eq": lambda left, right: left == right,
-    "masked_eq": lambda left, right: left == right,
-    "ne": lambda left, right: left != right,
-    "lt": lambda left, right: left < right,
-    "le": lambda left, right: left <= right,
-    "gt": lambda left, right: left > right,
-    "ge": lambda left, right: left >= right,
-}
-
-
-def holds(condition: dict[str, Any], args: Sequence[int]) -> bool:
-    given_value = args[condition["arg"]] & condition.get("mask", bpf.M64)
-    values = condition.get("values", [condition.get("value")])
-    return any(COMPARE[condition["op"]](given_value, each) for each in values)
-
-
-def action_of(value: Any) -> int:
-    if isinstance(value, dict):
-        return bpf.ERRNO | int(getattr(errno, value["errno"]))
-    return {"allow": bpf.ALLOW, "kill": bpf.KILL_PROCESS}[value]
-
-
-def telling_arguments(document: dict[str, Any], call: str) -> Iterator[list[int]]:
-    """Every combination of what the conditions on this call look for, and of what is near it."""
-    interesting: list[set[int]] = [{0} for _ in range(6)]
-    for rule in document["rule"]:
-        if call in rule["calls"]:
-            for condition in itertools.chain(rule.get("when", []), *rule.get("any", [])):
-                interesting[condition["arg"]] |= near(condition)
-    unused = [1 if each == {0} else 0 for each in interesting]
-    for args in itertools.product(*interesting):
-        yield [bpf.M64 if idle else each for idle, each in zip(unused, args, strict=True)]
-
-
-def near(condition: dict[str, Any]) -> set[int]:
-    found = {0, bpf.M64}
-    for value in condition.get("values", [condition.get("value")]):
-        found |= {value, value | GARBAGE}
-        if condition["op"] != "masked_eq":
-            found |= {(value + 1) & bpf.M64, (value - 1) & bpf.M64}
-    return found
-
-
-def names(machine: str) -> dict[int, str]:
-    """Every call that libseccomp can name on that machine."""
-    library = libseccomp.read_binding()
-    arch = {"x86_64": library.Arch.X86_64, "aarch64": library.Arch.AARCH64}[machine]
-    found = {}
-    for nr in range(1024):
-        try:
-            name = library.resolve_syscall(arch, nr)
-        except ValueError:
-            continue
-        found[nr] = name.decode() if isinstance(name, bytes) else name
-    return found
-
-
 # --- The shipped policy -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_no_call_is_decided_by_accident(machine: str) -> None:
-    program = compiled(DEFAULT, machine)
-    for nr, call in names(machine).items():
-        for args in telling_arguments(DOCUMENT, call):
-            expected = read_naively(DOCUMENT, call, args)
-            found = bpf.run_filter(program, MACHINES[machine], nr, args)
-            assert found == expected, (call, [hex(each) for each in args])
-
-
-@pytest.mark.parametrize("machine", MACHINES)
 def test_every_call_that_libseccomp_can_name_has_a_rule(machine: str) -> None:
-    ruled = {call for rule in DOCUMENT["rule"] for call in rule["calls"]}
+    ruled = {call for rule in DEFAULT.rules for call in rule.calls}
     newest = {"statmount", "listmount", "mseal", *LATER}
     assert set(names(machine).values()) - ruled - newest == set()
 
@@ -170,28 +63,6 @@ def test_unknown_numbers_do_not_exist_and_kill_nobody(machine: str) -> None:
     for nr in set(numbers) - set(known):
         for args in ([0] * 6, [bpf.M64] * 6):
             assert bpf.run_filter(program, MACHINES[machine], nr, args) == ENOSYS, hex(nr)
-
-
-@pytest.mark.parametrize(
-    ("machine", "foreign"),
-    [
-        ("x86_64", bpf.I386),
-        ("x86_64", bpf.AARCH64),
-        ("x86_64", 0),
-        ("aarch64", bpf.ARM),
-        ("aarch64", bpf.X86_64),
-    ],
-)
-def test_every_call_of_a_foreign_abi_ends_the_program(machine: str, foreign: int) -> None:
-    program = compiled(DEFAULT, machine)
-    for nr in (*range(1024), -1, 1 << 31, *range(bpf.X32_BIT, bpf.X32_BIT + 600)):
-        assert bpf.run_filter(program, foreign, nr) == bpf.KILL_PROCESS
-
-
-def test_every_x32_call_ends_the_program() -> None:
-    program = compiled(DEFAULT, "x86_64")
-    for nr in (*range(1024), 0x3FFFFFFF):
-        assert bpf.run_filter(program, bpf.X86_64, bpf.X32_BIT | nr) == bpf.KILL_PROCESS
 
 
 def test_x32_calls_by_their_bare_numbers_do_not_exist() -> None:
@@ -541,117 +412,3 @@ def test_nobody_touches_process_1(high: int) -> None:
         assert decide(call, group | high, 1 | high, 19) == EPERM
         assert decide(call, user | high, 0, 19) == EPERM
         assert decide(call, process | high, 0, 19) == ALLOW
-
-
-def test_the_filter_starts_nothing_before_the_architecture_is_known() -> None:
-    """The call's number is only meaningful once the architecture has been compared."""
-    for machine in MACHINES:
-        first = bpf.parse_program(compiled(DEFAULT, machine))[0]
-        assert first == (0x20, 0, 0, 4)
-
-
-# --- The compiler against the naive reading -----------------------------------------------------
-
-CALLS: Final = ["read", "ioctl", "socket", "futex", "personality"]
-NUMBERS: Final = st.one_of(
-    st.sampled_from([0, 1, 2, 3, 8, 0x5412, 0xFFFFFFFF, 1 << 31, 1 << 32, 1 << 63, bpf.M64]),
-    st.integers(0, 15),
-    st.integers(0, bpf.M64),
-)
-ACTIONS: Final = st.sampled_from(
-    ["allow", "kill", {"errno": "EPERM"}, {"errno": "ENOSYS"}, {"errno": "EACCES"}]
-)
-
-
-@st.composite
-def conditions(draw: st.DrawFn) -> list[dict[str, Any]]:
-    args = draw(st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True))
-    return [draw(one_condition(arg)) for arg in args]
-
-
-@st.composite
-def one_condition(draw: st.DrawFn, arg: int) -> dict[str, Any]:
-    op = draw(st.sampled_from(["masked_eq", "masked_eq", "eq", "ne", "lt", "le", "gt", "ge"]))
-    if op not in ("eq", "masked_eq"):
-        return {"arg": arg, "op": op, "value": draw(NUMBERS)}
-    values = draw(st.lists(NUMBERS, min_size=1, max_size=3))
-    if op == "eq":
-        return {"arg": arg, "op": op, "values": list(dict.fromkeys(values))}
-    mask = draw(NUMBERS.filter(bool))
-    kept = list(dict.fromkeys(each & mask for each in values))
-    return {"arg": arg, "op": op, "mask": mask, "values": kept}
-
-
-@st.composite
-def documents(draw: st.DrawFn) -> dict[str, Any]:
-    rules: list[dict[str, Any]] = []
-    decided: set[str] = set()
-    for _ in range(draw(st.integers(1, 7))):
-        free = [each for each in CALLS if each not in decided]
-        if not free:
-            break
-        calls = draw(st.lists(st.sampled_from(free), min_size=1, max_size=3, unique=True))
-        rule: dict[str, Any] = {"calls": calls, "action": draw(ACTIONS), "why": "because"}
-        shape = draw(st.sampled_from(["always", "when", "any"]))
-        if shape == "always":
-            decided |= set(calls)
-        elif shape == "when":
-            rule["when"] = draw(conditions())
-        else:
-            rule["any"] = draw(st.lists(conditions(), min_size=1, max_size=3))
-        rules.append(rule)
-    return {"default": draw(ACTIONS), "rule": rules}
-
-
-def write_toml(value: Any) -> str:
-    """Just enough TOML for a document."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {write_toml(each)}" for key, each in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(write_toml, value)) + "]"
-    return f'"{value}"' if isinstance(value, str) else str(value).lower()
-
-
-def make_policy(document: dict[str, Any]) -> Policy:
-    lines = [f"{key} = {write_toml(document[key])}" for key in document if key != "rule"]
-    for rule in document.get("rule", []):
-        lines += ["[[rule]]", *(f"{key} = {write_toml(each)}" for key, each in rule.items())]
-    return Policy("made", "\n".join(lines).encode())
-
-
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(documents(), st.data())
-def test_a_random_policy_compiles_to_what_a_naive_reader_expects(
-    document: dict[str, Any], data: st.DataObject
-) -> None:
-    made = make_policy(document)
-    try:
-        made_rules = made.rules
-    except SpecError as error:
-        assert "came before" in str(error)
-        return
-    assert made_rules
-    for machine, arch in MACHINES.items():
-        program = compile_policy(made, machine)
-        for call in (*CALLS, "write"):
-            nr = number(call, machine)
-            vectors = list(itertools.islice(telling_arguments(document, call), 300))
-            vectors.append(data.draw(st.lists(NUMBERS, min_size=6, max_size=6)))
-            for args in vectors:
-                expected = read_naively(document, call, args)
-                found = bpf.run_filter(program, arch, nr, args)
-                assert found == expected, (machine, call, [hex(each) for each in args])
-
-
-@settings(max_examples=50, deadline=None, database=None)
-@given(documents())
-@example({"default": "allow", "rule": []})
-def test_whatever_the_policy_foreign_abis_end_the_program(document: dict[str, Any]) -> None:
-    made = make_policy(document)
-    try:
-        program = compile_policy(made, "x86_64")
-    except SpecError:
-        return
-    for nr in (0, 1, 16, 135, 600, bpf.M32):
-        assert bpf.run_filter(program, bpf.I386, nr) == bpf.KILL_PROCESS
-        assert bpf.run_filter(program, bpf.AARCH64, nr) == bpf.KILL_PROCESS

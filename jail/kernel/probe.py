@@ -3,25 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
-from typing import Final
-
-from jail.agent.kernel import number, syscall
-from jail.kernel.process import SECCOMP_SET_MODE_FILTER
-
-SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
-
-
-def load_listener(program: bytes) -> int:
-    """Like ``load_filter``, with SECCOMP_FILTER_FLAG_NEW_LISTENER: the listener's fd."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    prog = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
-    return syscall(
-        number(317, 277),
-        SECCOMP_SET_MODE_FILTER,
-        SECCOMP_FILTER_FLAG_NEW_LISTENER,
-        ctypes.create_string_buffer(prog, len(prog)),
-    )
 
 
 class _ScmpVersion(ctypes.Structure):

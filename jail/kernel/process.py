@@ -10,7 +10,13 @@ import signal
 import struct
 from typing import Final, NamedTuple
 
-from jail.agent.kernel import number, syscall
+from jail.agent.kernel import (
+    after_fork_child,
+    after_fork_parent,
+    before_fork,
+    number,
+    syscall,
+)
 
 CLONE_NEWTIME: Final = 0x80
 CLONE_NEWNS: Final = 0x00020000
@@ -37,18 +43,11 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 # NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock: capabilities(7).
 SECUREBITS_LOCKED: Final = 0xEF
 
-SECCOMP_SET_MODE_FILTER: Final = 1
 KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 
 PIDFD_GET_INFO: Final = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
 PIDFD_INFO_PID: Final = 1
 PIDFD_INFO_EXIT: Final = 8
-
-# Looked up once, here: ctypes makes a function object at the first look, and the child's first
-# look would be made in every child.
-_before_fork = ctypes.pythonapi.PyOS_BeforeFork
-_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
-_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
 
 _prctl_nr: Final = number(157, 167)
 
@@ -89,15 +88,15 @@ def fork_into(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     if cgroup_fd >= 0:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd
-    _before_fork()
+    before_fork()
     pid = -1
     try:
         pid = syscall(435, args, ctypes.sizeof(args))
     finally:
         if pid == 0:
-            _after_fork_child()
+            after_fork_child()
         else:
-            _after_fork_parent()
+            after_fork_parent()
     return pid, (pidfd.value if pid else -1)
 
 
@@ -160,15 +159,6 @@ def clear_capabilities() -> None:
     syscall(number(126, 91), header, ctypes.create_string_buffer(24))
 
 
-def load_filter(program: bytes) -> None:
-    """``seccomp(SECCOMP_SET_MODE_FILTER)`` with ``sock_filter`` bytes; no_new_privs must be on."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    prog = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
-    syscall(
-        number(317, 277), SECCOMP_SET_MODE_FILTER, 0, ctypes.create_string_buffer(prog, len(prog))
-    )
-
-
 def join_session_keyring() -> None:
     """A new anonymous session keyring in place of the inherited one: ``keyctl(2)``."""
     syscall(number(250, 219), KEYCTL_JOIN_SESSION_KEYRING, None)
@@ -220,3 +210,9 @@ def wait_status_parts(status: int) -> tuple[int | None, int | None]:
     if os.WIFSIGNALED(status):
         return None, os.WTERMSIG(status)
     return os.WEXITSTATUS(status), None
+
+
+def read_pid(pidfd: int) -> int:
+    """The pid, as we see it, that a pidfd is of; -1 once that has been reaped."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+        return next((int(line[4:]) for line in file if line.startswith(b"Pid:")), -1)

@@ -1,159 +1,161 @@
 """The language of seccomp policies: what a TOML file says, as rules.
 
-It is described at the head of ``policies/default.toml``. Pure: which calls there are is not
-known here.
+It is described in ``docs/policies.md``. Pure: which calls there are is not known here.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Sequence
+import re
 from typing import Any, Final
 
 from jail.errors import SpecError
-from jail.policy.rule import Condition, Rule, Ruleset
+from jail.policy.condition import parse_action, parse_alternatives, refuse_unknown
+from jail.policy.rule import MACHINES, Rule, Ruleset
+from jail.policy.shadow import override, refuse_repeated, refuse_shadowed, sort_by_call
 
-OPS: Final = ("eq", "ne", "lt", "le", "gt", "ge", "masked_eq")
-FILE_KEYS: Final = ("default", "rule")
-RULE_KEYS: Final = ("calls", "action", "when", "any", "why", "optional")
-CONDITION_KEYS: Final = ("arg", "op", "mask", "value", "values")
+FILE_KEYS: Final = ("extends", "default", "groups", "rule", "learned")
+RULE_KEYS: Final = (
+    "calls",
+    "action",
+    "when",
+    "any",
+    "why",
+    "optional",
+    "quiet",
+    "machines",
+    "min_kernel",
+)
+GROUP_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
+KERNEL: Final = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
+
+Groups = dict[str, tuple[str, ...]]
 
 
-def parse_document(document: dict[str, Any]) -> Ruleset:
-    """What a TOML file says."""
-    _refuse_unknown(document, FILE_KEYS, "the file")
-    if "default" not in document:
+def parse_document(
+    document: dict[str, Any], name: str = "", base: tuple[str, Ruleset] | None = None
+) -> Ruleset:
+    """What the TOML file of that name says, before what the base says that it extends."""
+    refuse_unknown(document, FILE_KEYS, "the file")
+    if not isinstance(document.get("learned", {}), dict):
+        raise SpecError("learned: write [learned]")
+    base_name, under = base or ("", Ruleset("", ()))
+    default = _parse_default(document, under)
+    groups = _parse_groups(document.get("groups", {}), under, base_name)
+    own = _parse_rules(document.get("rule", []), name, groups)
+    calls = sort_by_call((f"rule {index}", rule) for index, rule in enumerate(own, 1))
+    refuse_shadowed(calls)
+    if base is not None:
+        refuse_repeated(calls, under.rules, base_name)
+    return Ruleset(default, (*own, *override(calls, under.rules)), tuple(groups.items()))
+
+
+def _parse_default(document: dict[str, Any], base: Ruleset) -> str:
+    if "default" in document:
+        return parse_action(document["default"], "default")
+    if not base.default:
         raise SpecError("no default")
-    default = parse_action(document["default"], "default")
-    tables = document.get("rule", [])
+    return base.default
+
+
+def _parse_groups(table: Any, base: Ruleset, base_name: str) -> Groups:
+    groups: Groups = dict(base.groups)
+    if not isinstance(table, dict):
+        raise SpecError("groups: write [groups]")
+    for name, calls in table.items():
+        if name in groups:
+            raise SpecError(f"group {name}: is a group of {base_name} already")
+        if not GROUP_NAME.fullmatch(name):
+            raise SpecError(f"group {name!r}: a name is small letters, digits, - and _")
+        groups[name] = _parse_names(f"group {name}", calls)
+    return groups
+
+
+def _parse_rules(tables: Any, name: str, groups: Groups) -> tuple[Rule, ...]:
     if not isinstance(tables, list):
         raise SpecError("rule: write [[rule]]")
-    rules = tuple(_parse_rule(index, each) for index, each in enumerate(tables, 1))
-    _refuse_unreachable(rules)
-    return Ruleset(default, rules)
+    return tuple(_parse_rule(index, each, name, groups) for index, each in enumerate(tables, 1))
 
 
-def _parse_rule(index: int, table: Any) -> Rule:
+def _parse_rule(index: int, table: Any, name: str, groups: Groups) -> Rule:
     if not isinstance(table, dict):
         raise SpecError(f"rule {index}: not a table")
-    calls = _parse_calls(f"rule {index}", table.get("calls"))
+    calls, used = _parse_calls(f"rule {index}", table.get("calls"), groups)
     where = f"rule {index} ({', '.join(calls[:3])}{', …' if len(calls) > 3 else ''})"
-    _refuse_unknown(table, RULE_KEYS, where)
+    refuse_unknown(table, RULE_KEYS, where)
     why = table.get("why")
     if not isinstance(why, str) or not why.strip():
         raise SpecError(f"{where}: no why")
     if "action" not in table:
         raise SpecError(f"{where}: no action")
-    optional = table.get("optional", False)
-    if not isinstance(optional, bool):
-        raise SpecError(f"{where}: optional must be true or false")
-    action = parse_action(table["action"], where)
-    return Rule(calls, action, _parse_alternatives(table, where), why, optional)
+    return Rule(
+        calls=calls,
+        action=parse_action(table["action"], where),
+        alternatives=parse_alternatives(table, where),
+        why=why,
+        optional=_parse_flag(table, "optional", where),
+        quiet=_parse_flag(table, "quiet", where),
+        machines=_parse_machines(table, where),
+        min_kernel=_parse_kernel(table, where),
+        policy=name,
+        groups=used,
+    )
 
 
-def _parse_calls(where: str, calls: Any) -> tuple[str, ...]:
+def _parse_calls(where: str, words: Any, groups: Groups) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The calls, and the groups among which they were named."""
+    if not isinstance(words, list) or not words:
+        raise SpecError(f"{where}: calls must be a list of names")
+    calls: list[Any] = []
+    used: list[str] = []
+    for each in words:
+        if not isinstance(each, str) or not each.startswith("@"):
+            calls.append(each)
+            continue
+        if each[1:] not in groups:
+            raise SpecError(f"{where}: no group {each}")
+        used.append(each[1:])
+        calls += groups[each[1:]]
+    return _parse_names(where, calls), tuple(used)
+
+
+def _parse_names(where: str, calls: Any) -> tuple[str, ...]:
     if not isinstance(calls, list) or not calls:
         raise SpecError(f"{where}: calls must be a list of names")
     for each in calls:
         if not isinstance(each, str) or not each.isidentifier() or not each.isascii():
             raise SpecError(f"{where}: {each!r} is not the name of a system call")
-        if calls.count(each) > 1:
-            raise SpecError(f"{where}: {each} is named twice")
+    if len(set(calls)) < len(calls):
+        twice = next(each for each in calls if calls.count(each) > 1)
+        raise SpecError(f"{where}: {twice} is named twice")
     return tuple(calls)
 
 
-def parse_action(value: Any, where: str) -> str:
-    """``"allow"``, ``"kill"``, or the name in ``{errno = "EPERM"}``."""
-    if value in ("allow", "kill"):
-        return str(value)
-    if isinstance(value, dict) and list(value) == ["errno"]:
-        name = value["errno"]
-        if isinstance(name, str) and name in errno.errorcode.values():
-            return name
-        raise SpecError(f"{where}: no errno {name!r}")
-    raise SpecError(
-        f'{where}: an action is "allow", "kill" or {{ errno = "EPERM" }}, not {value!r}'
-    )
-
-
-def _parse_alternatives(table: dict[str, Any], where: str) -> tuple[tuple[Condition, ...], ...]:
-    if "when" in table and "any" in table:
-        raise SpecError(f"{where}: when or any, not both")
-    if "any" in table:
-        lists = table["any"]
-        if not isinstance(lists, list) or not lists:
-            raise SpecError(f"{where}: any must be a list of lists of conditions")
-        return tuple(_parse_conditions(each, where) for each in lists)
-    return (_parse_conditions(table["when"], where),) if "when" in table else ((),)
-
-
-def _parse_conditions(conditions: Any, where: str) -> tuple[Condition, ...]:
-    if not isinstance(conditions, list) or not conditions:
-        raise SpecError(f"{where}: a condition list is missing or empty")
-    parsed = tuple(_parse_condition(each, where) for each in conditions)
-    args = [each.arg for each in parsed]
-    for arg in args:
-        if args.count(arg) > 1:
-            raise SpecError(
-                f"{where}: two conditions on argument {arg} in one list, which libseccomp can't do;"
-                " use a mask, values, or alternatives in any"
-            )
-    return parsed
-
-
-def _parse_condition(table: Any, where: str) -> Condition:
-    if not isinstance(table, dict):
-        raise SpecError(f"{where}: a condition is {{ arg = 0, op = …, value = … }}")
-    _refuse_unknown(table, CONDITION_KEYS, where)
-    arg = _parse_number(table.get("arg"), 5, f"{where}: arg")
-    op = table.get("op")
-    if op not in OPS:
-        raise SpecError(f"{where}: op must be one of {', '.join(OPS)}, not {op!r}")
-    if (op == "masked_eq") != ("mask" in table):
-        raise SpecError(f"{where}: a mask belongs to masked_eq, and only there")
-    mask = _parse_number(table.get("mask", 0), 2**64 - 1, f"{where}: mask")
-    values = _parse_values(table, op, where)
-    if op == "masked_eq" and (mask == 0 or any(each & ~mask for each in values)):
-        raise SpecError(f"{where}: a value outside the mask {mask:#x} never matches")
-    return Condition(arg, op, values, mask)
-
-
-def _parse_values(table: dict[str, Any], op: str, where: str) -> tuple[int, ...]:
-    if ("value" in table) == ("values" in table):
-        raise SpecError(f"{where}: a condition has value or values")
-    values = table["values"] if "values" in table else [table["value"]]
-    if not isinstance(values, list) or not values:
-        raise SpecError(f"{where}: values must be a list of numbers")
-    if len(values) > 1 and op not in ("eq", "masked_eq"):
-        raise SpecError(f"{where}: several values only with eq and masked_eq")
-    numbers = tuple(_parse_number(each, 2**64 - 1, f"{where}: value") for each in values)
-    if len(set(numbers)) < len(numbers):
-        raise SpecError(f"{where}: a value is there twice")
-    return numbers
-
-
-def _parse_number(value: Any, most: int, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise SpecError(f"{where} must be a number from 0 to {most}, not {value!r}")
+def _parse_flag(table: dict[str, Any], key: str, where: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise SpecError(f"{where}: {key} must be true or false")
     return value
 
 
-def _refuse_unknown(table: dict[str, Any], known: Sequence[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise SpecError(f"{where}: unknown key {key!r} (there are {', '.join(known)})")
+def _parse_machines(table: dict[str, Any], where: str) -> tuple[str, ...]:
+    if "machines" not in table:
+        return ()
+    machines = table["machines"]
+    if not isinstance(machines, list) or not machines:
+        raise SpecError(f"{where}: machines must be a list of names")
+    for each in machines:
+        if each not in MACHINES:
+            raise SpecError(f"{where}: no machine {each!r} (there are {', '.join(MACHINES)})")
+        if machines.count(each) > 1:
+            raise SpecError(f"{where}: {each} is named twice")
+    return tuple(machines)
 
 
-def _refuse_unreachable(rules: Sequence[Rule]) -> None:
-    decided: dict[str, int] = {}
-    seen: set[tuple[str, tuple[Condition, ...]]] = set()
-    for index, rule in enumerate(rules, 1):
-        for call in rule.calls:
-            if call in decided:
-                raise SpecError(f"rule {index}: {call} is already decided by rule {decided[call]}")
-            for each in rule.alternatives:
-                if (call, each) in seen:
-                    raise SpecError(f"rule {index}: {call} with this very condition came before")
-                seen.add((call, each))
-            if rule.is_always():
-                decided[call] = index
+def _parse_kernel(table: dict[str, Any], where: str) -> tuple[int, int] | None:
+    if "min_kernel" not in table:
+        return None
+    value = table["min_kernel"]
+    found = KERNEL.fullmatch(value) if isinstance(value, str) else None
+    if not found:
+        raise SpecError(f'{where}: min_kernel is a string as "5.9", not {value!r}')
+    return int(found[1]), int(found[2])

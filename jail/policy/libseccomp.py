@@ -4,7 +4,10 @@ libseccomp knows no order among the rules of one call: an unconditional rule swa
 conditional ones, and rules with different actions must not overlap. So the rules of a policy,
 which are read from the top, are spread over *layers*: within a layer every call has one action.
 Each layer is compiled by libseccomp with a marker as its default; the programs are put one
-behind the other, and where a layer would answer with the marker it goes on to the next.
+behind the other, and where a layer would answer with the marker it goes on to the next. Every
+answer is a marker to begin with, SECCOMP_RET_TRACE with a number: libseccomp knows no others that
+it would take anywhere (it refuses USER_NOTIF and LOG where the running kernel has none). Then the
+returns are rewritten to what they stand for.
 
 Nor does it merge every set of conditions on one call well: 2.5.4 does not come back from some
 that compare several arguments. So a call's conditions share a layer only where they differ in
@@ -14,9 +17,8 @@ one value of one argument; any other has a layer to itself.
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import os
-import platform
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +26,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from jail.errors import HostError, SpecError
-from jail.policy.rule import Condition, Rule
+from jail.policy.action import ACTION_BITS, DATA_BITS, TRACE, Report, decide_return
+from jail.policy.rule import Condition, Rule, Ruleset, Target
 
 INSTRUCTION: Final = struct.Struct("=HBBI")
 LOAD: Final = 0x20
@@ -36,13 +39,7 @@ NR_OFFSET: Final = 0
 ARCH_OFFSET: Final = 4
 AUDIT_ARCH_X86_64: Final = 0xC000003E
 
-ALLOW: Final = 0x7FFF0000
-KILL_PROCESS: Final = 0x80000000
-ACTIONS: Final = {"allow": ALLOW, "kill": KILL_PROCESS}
-ERRNO: Final = 0x00050000
 MARKER_DATA: Final = 0xFFFF
-MARKER: Final = 0x7FF00000 | MARKER_DATA
-"""SECCOMP_RET_TRACE with a number of its own: no rule of a policy can say that."""
 
 UNKNOWN: Final = -1
 REMEDY: Final = "apt install libseccomp2"
@@ -73,38 +70,50 @@ def _is_another_value(a: tuple[Condition, ...], b: tuple[Condition, ...]) -> boo
 Layer = dict[str, Run]
 
 
-def compile_rules(rules: Sequence[Rule], default: str, machine: str) -> bytes:
+def compile_rules(ruleset: Ruleset, target: Target, report: Report) -> bytes:
     """An array of ``struct sock_filter`` for one machine; every other ABI ends the process.
 
     SpecError for a call that libseccomp does not know.
     """
     library = read_binding()
-    layers = make_layers(_select_rules(library, rules, machine))
-    parts = [_export(library, layer, machine) for layer in layers]
-    return join_parts(parts, _action_of(default), machine)
+    layers = make_layers(_select_rules(library, ruleset.rules, target), report)
+    returns = list(dict.fromkeys(run.action for layer in layers for run in layer.values()))
+    parts = [_export(library, layer, returns, target.machine) for layer in layers]
+    return join_parts(parts, returns, _default(ruleset, report), target.machine)
 
 
-def _select_rules(library: Any, rules: Sequence[Rule], machine: str) -> Iterator[tuple[str, Rule]]:
+def _default(ruleset: Ruleset, report: Report) -> int:
+    return decide_return(ruleset.default, False, report)
+
+
+def _select_rules(
+    library: Any, rules: Sequence[Rule], target: Target
+) -> Iterator[tuple[str, Rule]]:
     """(call, rule) from the top, without the calls that this machine does not have."""
-    for index, rule in enumerate(rules, 1):
+    for rule in rules:
+        if not rule.is_for(target):
+            continue
         for call in rule.calls:
-            number = read_number(library, call, machine)
+            number = read_number(library, call, target.machine)
             if number >= 0:
                 yield call, rule
             elif number == UNKNOWN and not rule.optional:
                 raise SpecError(
-                    f"rule {index}: libseccomp knows no call {call}"
+                    f"libseccomp knows no call {call}"
                     " (optional = true passes over those that are newer than the library)"
                 )
 
 
-def make_layers(calls: Iterable[tuple[str, Rule]]) -> list[Layer]:
+def make_layers(calls: Iterable[tuple[str, Rule]], report: Report = "none") -> list[Layer]:
     """As few as there must be: a condition goes a layer down if the call's last one has no room."""
     depth: dict[str, int] = {}
+    decided: set[str] = set()
     # A policy without rules has a layer too: it is there that foreign ABIs end.
     layers: list[Layer] = [{}]
     for call, rule in calls:
-        action = _action_of(rule.action)
+        if call in decided:
+            continue
+        action = decide_return(rule.action, rule.quiet, report)
         for conjunction in rule.spread_values():
             level = depth.get(call, -1)
             if level < 0 or not _fits(layers[level][call], action, conjunction):
@@ -113,6 +122,8 @@ def make_layers(calls: Iterable[tuple[str, Rule]]) -> list[Layer]:
             if level == len(layers):
                 layers.append({})
             layers[level].setdefault(call, Run(action)).alternatives.append(conjunction)
+        if rule.is_always():
+            decided.add(call)
     return layers
 
 
@@ -120,28 +131,25 @@ def _fits(run: Run, action: int, conjunction: tuple[Condition, ...]) -> bool:
     return run.action == action and run.has_room_for(conjunction)
 
 
-def _action_of(name: str) -> int:
-    """SECCOMP_RET_* of "allow", "kill" or an errno's name."""
-    if name in ACTIONS:
-        return ACTIONS[name]
-    return ERRNO | int(getattr(errno, name))
-
-
-def join_parts(parts: Sequence[bytes], default: int, machine: str) -> bytes:
+def join_parts(parts: Sequence[bytes], returns: Sequence[int], default: int, machine: str) -> bytes:
     """The layers' programs one behind the other, the default at the very end."""
     program = _refuse_negative(default) if machine == "x86_64" else b""
-    program += b"".join(map(_go_on, parts))
+    program += b"".join(_finish(part, returns) for part in parts)
     return program + INSTRUCTION.pack(RETURN, 0, 0, default)
 
 
-def _go_on(part: bytes) -> bytes:
-    """The marker's returns become jumps past the end of this part."""
+def _finish(part: bytes, returns: Sequence[int]) -> bytes:
+    """The numbers become what they stand for; "go on" becomes a jump past the end of this part."""
     count = len(part) // INSTRUCTION.size
     patched = bytearray(part)
     for index, (code, _, _, value) in enumerate(INSTRUCTION.iter_unpack(part)):
-        if code == RETURN and value == MARKER:
-            jump = INSTRUCTION.pack(JUMP, 0, 0, count - index - 1)
-            patched[index * INSTRUCTION.size : (index + 1) * INSTRUCTION.size] = jump
+        if code != RETURN or value & ACTION_BITS != TRACE:
+            continue
+        if value & DATA_BITS == MARKER_DATA:
+            now = INSTRUCTION.pack(JUMP, 0, 0, count - index - 1)
+        else:
+            now = INSTRUCTION.pack(RETURN, 0, 0, returns[value & DATA_BITS])
+        patched[index * INSTRUCTION.size : (index + 1) * INSTRUCTION.size] = now
     return bytes(patched)
 
 
@@ -180,31 +188,34 @@ def _import_binding() -> ModuleType:
     return module
 
 
-def read_machine() -> str:
-    """The machine policies are compiled for; HostError where we know no filter for it."""
-    machine = platform.machine()
-    if machine not in ("x86_64", "aarch64"):
-        raise HostError(f"no system-call filter for a {machine} machine", step="libseccomp")
-    return machine
-
-
+@functools.lru_cache(maxsize=2048)
 def read_number(library: Any, call: str, machine: str) -> int:
     """The call's number; UNKNOWN, or another negative one where only other machines have it."""
     number: int = library.resolve_syscall(_architecture(library, machine), call)
     return number
 
 
+def has_call(call: str, machine: str) -> bool:
+    """Whether that machine has it."""
+    return read_number(read_binding(), call, machine) >= 0
+
+
+def knows_call(call: str, machine: str) -> bool:
+    """Whether libseccomp has heard of it, though only other machines may have it."""
+    return read_number(read_binding(), call, machine) != UNKNOWN
+
+
 def _architecture(library: Any, machine: str) -> Any:
     return {"x86_64": library.Arch.X86_64, "aarch64": library.Arch.AARCH64}[machine]
 
 
-def _export(library: Any, layer: Layer, machine: str) -> bytes:
+def _export(library: Any, layer: Layer, returns: Sequence[int], machine: str) -> bytes:
     rules = library.SyscallFilter(library.TRACE(MARKER_DATA))
     _set_machine(library, rules, machine)
     rules.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
     _ask_for_tree(library, rules)
     for call, run in layer.items():
-        _add_run(library, rules, call, run)
+        _add_run(library, rules, call, run, library.TRACE(returns.index(run.action)))
     with os.fdopen(os.memfd_create("bpf", os.MFD_CLOEXEC), "w+b") as file:
         rules.export_bpf(file)
         file.seek(0)
@@ -224,22 +235,12 @@ def _ask_for_tree(library: Any, rules: Any) -> None:
         rules.set_attr(getattr(library.Attr, "CTL_OPTIMIZE", 8), 2)
 
 
-def _add_run(library: Any, rules: Any, call: str, run: Run) -> None:
-    action = _action(library, run.action)
+def _add_run(library: Any, rules: Any, call: str, run: Run, action: Any) -> None:
     if run.is_always():
         rules.add_rule(action, call)
         return
     for conjunction in run.alternatives:
         rules.add_rule(action, call, *[_argument(library, each) for each in conjunction])
-
-
-def _action(library: Any, action: int) -> Any:
-    """The binding's own constant: it is the binding that knows how it takes them."""
-    if action == ALLOW:
-        return library.ALLOW
-    if action == KILL_PROCESS:
-        return library.KILL_PROCESS
-    return library.ERRNO(action & 0xFFFF)
 
 
 def _argument(library: Any, each: Condition) -> Any:

@@ -18,6 +18,8 @@ COMPARE: Final[dict[str, Callable[[int, int], bool]]] = {
     "ge": operator.ge,
 }
 ALL_BITS: Final = 2**64 - 1
+MACHINES: Final = ("x86_64", "aarch64")
+"""those that policies are compiled for, as ``uname -m`` says"""
 PASSING: Final = ("allow", "log", "notify")
 """actions by which the call is made"""
 
@@ -54,7 +56,7 @@ class Rule:
     """``alternatives``: one of these lists must hold wholly; an empty list always does.
 
     ``action`` is ``allow``, ``kill``, ``log`` (made, and in the kernel's log), ``notify`` (made,
-    and in the result), ``trap`` (SIGSYS) or the name of an errno.
+    and in the result), ``trap`` (SIGSYS), ``trace`` (PTRACE_EVENT_SECCOMP) or the name of an errno.
     """
 
     calls: tuple[str, ...]
@@ -113,6 +115,8 @@ class Ruleset:
 
     default: str
     rules: tuple[Rule, ...]
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """names for several calls, for those who extend it too"""
 
     def decide(self, target: Target, call: str, args: Sequence[int]) -> Decision:
         """As the compiled filter does."""

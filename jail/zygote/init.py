@@ -17,7 +17,7 @@ import struct
 import sys
 from typing import Any, Final, NoReturn
 
-from jail.agent import server, wire
+from jail.agent import filter, server, wire
 from jail.kernel import landlock, mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import Landlock, LaunchPlan
@@ -59,7 +59,8 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
         try:
             if failure is not None:
                 raise failure
-            fds = climb(receive_plan(sock))
+            plan = receive_plan(sock)
+            listener_fd, *fds = climb(plan)
             used = read_used(leaf_fd)
         except StepError as error:
             report = wire.SetupFailed(error.step, error.errno, error.detail)
@@ -68,8 +69,10 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
         # By this name it is known as a jail, and from the next moment on it may be paused.
         process.set_name("jail:agent")
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION, *used)), fds)
+        if listener_fd >= 0:
+            wire.send_with_fds(sock, wire.pack_frame(wire.Listening(0)), (listener_fd,))
         close_all_but(sock.fileno())
-        server.serve(sock)
+        server.serve(sock, make_own_filter(plan))
         os._exit(0)
     except BaseException as error:
         complain(sock, error)
@@ -111,8 +114,8 @@ def rehearse(body: bytes) -> None:
         landlock.landlock_add_rule(-1, -1, 0)
 
 
-def climb(plan: LaunchPlan) -> tuple[int, int, int]:
-    """The ladder. Gives the fds that Ready brings to the supervisor."""
+def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:
+    """The ladder. Gives the listener's fd, -1 for none, and those that Ready brings."""
     builder = Builder(plan)
     with rung("sources"):
         builder.open_sources()
@@ -143,6 +146,8 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int]:
         process.prctl(process.PR_SET_DUMPABLE, 0)
         # The zygote has one thread, so this is tied to the process: prctl(2).
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+    segments_fd = open_segments(proc_fd)
+    listener_fd = -1
     with rung("no_new_privs"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     if plan.landlock is not None:
@@ -151,8 +156,16 @@ def climb(plan: LaunchPlan) -> tuple[int, int, int]:
             os.close(ruleset_fd)
     with rung("seccomp"):
         if plan.filter:
-            process.load_filter(plan.filter)
-    return proc_fd, scratch_fd, open_segments(proc_fd)
+            listens = plan.listens and not plan.program_filter
+            listener_fd = filter.load(filter.Filter(plan.filter, listens))
+    return listener_fd, proc_fd, scratch_fd, segments_fd
+
+
+def make_own_filter(plan: LaunchPlan) -> filter.Filter | None:
+    """What each program gets beside what it inherits."""
+    if not plan.program_filter:
+        return None
+    return filter.Filter(plan.program_filter, plan.listens)
 
 
 def make_ruleset(wall: Landlock) -> int:

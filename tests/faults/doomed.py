@@ -20,8 +20,9 @@ import trio
 
 import jail
 from jail.host import read_facts
+from jail.inputs import read_inputs
 from jail.kernel.process import prctl
-from jail.supervisor import read_filter
+from jail.spec import make_spec
 from tests.faults.strace import ATTACH_S, Fault, Trace, read_tracer, start_strace
 from tests.oracle import PR_SET_CHILD_SUBREAPER
 
@@ -208,7 +209,7 @@ def make_faults(kind: str, calls: Counter[str]) -> Iterator[Fault]:
 
 def main(kind: str, userns: str, folder: Path) -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    read_filter("default", read_facts())
+    read_inputs(make_spec(), read_facts())
     pid, day = live_under(None, userns, folder)
     days = [day]
     calls = Trace(folder / "trace", pid).count_calls(pid)

@@ -16,8 +16,8 @@ from typing import Final
 import pytest
 
 from jail import make_spec
+from jail.inputs import plan_jail
 from jail.launchplan import STEPS
-from jail.supervisor import plan_jail
 from tests.faults.birth import (
     WITHOUT_LANDLOCK,
     Kind,

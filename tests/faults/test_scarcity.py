@@ -86,9 +86,9 @@ def spoilt(kind: str, path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", SPOIL)
 async def test_a_cache_that_cannot_be_written_is_done_without(kind: str, facts: HostFacts) -> None:
-    bpf = read_bpf(load_policy("default"), None)
+    bpf = read_bpf(load_policy("default"), None, "none")
     with spoilt(kind, facts.cache_dir):
-        assert read_bpf(load_policy("default"), facts.cache_dir) == bpf
+        assert read_bpf(load_policy("default"), facts.cache_dir, "none") == bpf
         assert await works(facts, "single")
 
 

@@ -6,9 +6,9 @@ import errno as codes
 import os
 import struct
 
-from jail.agent.kernel import number
+from jail.agent.kernel import load_filter, number, open_listener
 from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, at
-from jail.kernel import landlock, probe, process
+from jail.kernel import landlock, process
 from jail.landlock import MIN_ABI
 
 _RET_ALLOW, _RET_EPERM = 0x7FFF0000, 0x00050000 | codes.EPERM
@@ -18,7 +18,7 @@ def try_seccomp(setting: Setting) -> str:
     """A filter that refuses one harmless call, and that call."""
     with at("seccomp"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        process.load_filter(refuse_call(number(110, 173)))
+        load_filter(refuse_call(number(110, 173)))
     if os.getppid() != -1:  # the C library hands the refusal on
         raise StuckError("seccomp", None, "the filter was loaded but refuses nothing")
     return ""
@@ -27,7 +27,7 @@ def try_seccomp(setting: Setting) -> str:
 def try_listener(setting: Setting) -> str:
     with at("seccomp listener"):
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        os.close(probe.load_listener(struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW)))
+        os.close(open_listener(struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW)))
     return ""
 
 

@@ -1,0 +1,55 @@
+"""Loading a seccomp filter, with a listener for what it refuses where there can be one."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import Final, NamedTuple
+
+from . import kernel
+
+INSTRUCTION: Final = struct.Struct("=HBBI")
+RETURN: Final = 0x06
+ACTION: Final = 0xFFFF0000
+KILL_PROCESS: Final = 0x80000000
+ERRNO: Final = 0x00050000
+USER_NOTIF: Final = 0x7FC00000
+ALLOW: Final = 0x7FFF0000
+KILL_MARK: Final = 0xFFF
+"""The kernel doesn't look at the data of SECCOMP_RET_USER_NOTIF: there stands the errno that is
+to be answered, 0 for a call that is to be made, this where the program is to be ended."""
+
+
+class Filter(NamedTuple):
+    """``sock_filter`` bytes; ``listens``: some of its returns ask a listener."""
+
+    program: bytes
+    listens: bool
+
+
+def load(filter_: Filter) -> int:
+    """The listener's fd, -1 where it has none or the kernel has given the only one away."""
+    if filter_.listens:
+        try:
+            return kernel.open_listener(filter_.program)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+    kernel.load_filter(silence(filter_.program))
+    return -1
+
+
+def silence(program: bytes) -> bytes:
+    """The same decisions without asking anybody: a question to nobody would answer ENOSYS."""
+    silenced = bytearray(program)
+    for index, (code, _, _, value) in enumerate(INSTRUCTION.iter_unpack(program)):
+        if code == RETURN and value & ACTION == USER_NOTIF:
+            answer = INSTRUCTION.pack(RETURN, 0, 0, _answer(value & 0xFFFF))
+            silenced[index * INSTRUCTION.size : (index + 1) * INSTRUCTION.size] = answer
+    return bytes(silenced)
+
+
+def _answer(data: int) -> int:
+    if data == KILL_MARK:
+        return KILL_PROCESS
+    return ERRNO | data if data else ALLOW

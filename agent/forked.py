@@ -1,0 +1,118 @@
+"""A program that gets more than it inherits: limits and a filter of its own, before it runs."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import resource
+import signal
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from . import filter as filters
+from . import kernel
+from .filter import Filter
+
+Action = tuple[Any, ...]
+"""one of posix_spawn's file actions"""
+ALL_SIGNALS: Final = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+REPORT: Final = struct.Struct("=ii")
+"""an errno, and the listener's fd: what the child tells where a filter may forbid it to write"""
+
+
+def fork_exec(
+    path: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    rlimits: Sequence[Sequence[int]],
+    actions: Sequence[Action],
+    own: Filter | None,
+) -> tuple[int, int]:
+    """(pid, listener's fd or -1) of a program that has been executed; OSError if it can't be.
+
+    Until then the child has our table of descriptors, so its listener is ours as well, and no
+    call that its filter could refuse is needed to hand it over.
+    """
+    image = kernel.Image(path, argv, env)
+    with mmap.mmap(-1, mmap.PAGESIZE) as report, _keep_stdio():
+        REPORT.pack_into(report, 0, 0, -1)
+        pid = kernel.fork_sharing_files()
+        if pid == 0:
+            _become(image, rlimits, actions, own, report)
+        code, listener_fd = REPORT.unpack_from(report)
+    if code:
+        os.waitpid(pid, 0)
+        if listener_fd >= 0:
+            os.close(listener_fd)
+        raise OSError(code, os.strerror(code))
+    return pid, listener_fd
+
+
+@contextmanager
+def _keep_stdio() -> Iterator[None]:
+    """The child puts the program's streams where ours are."""
+    kept = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1, 2)]
+    try:
+        yield
+    finally:
+        for number, fd in enumerate(kept):
+            os.dup2(fd, number)
+            os.close(fd)
+
+
+def _become(
+    image: kernel.Image,
+    rlimits: Sequence[Sequence[int]],
+    actions: Sequence[Action],
+    own: Filter | None,
+    report: mmap.mmap,
+) -> None:
+    """Never returns."""
+    listener_fd = -1
+    try:
+        os.setsid()
+        for kind, *rest in actions:
+            _apply(kind, rest)
+        # execve(2) sets those that have a handler to their default itself.
+        for each in ALL_SIGNALS:
+            if signal.getsignal(each) is signal.SIG_IGN:
+                signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for number, soft, hard in rlimits:
+            _, most = resource.getrlimit(number)
+            resource.setrlimit(number, (_least(soft, most), _least(hard, most)))
+        if own is not None:
+            listener_fd = filters.load(own)
+            REPORT.pack_into(report, 0, 0, listener_fd)
+        image.execute()
+    except OSError as error:
+        REPORT.pack_into(report, 0, error.errno or errno.EIO, listener_fd)
+    except ValueError:  # what Python makes of setrlimit's EPERM and EINVAL
+        REPORT.pack_into(report, 0, errno.EINVAL, listener_fd)
+    finally:
+        os._exit(127)
+
+
+def _apply(kind: int, rest: Sequence[Any]) -> None:
+    if kind == os.POSIX_SPAWN_DUP2:
+        source, number = rest
+        os.dup2(int(source), int(number))
+    else:
+        number, path, flags, mode = rest
+        fd = os.open(str(path), int(flags), int(mode))
+        if fd != number:
+            os.dup2(fd, int(number))
+            os.close(fd)
+        else:
+            os.set_inheritable(fd, True)
+
+
+def _least(wanted: int, most: int) -> int:
+    """RLIM_INFINITY is -1 in Python: it is the greatest, not the least."""
+    if wanted == -1:
+        return most
+    return wanted if most == -1 else min(wanted, most)

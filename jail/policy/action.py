@@ -1,0 +1,57 @@
+"""What a filter answers, as ``linux/seccomp.h`` numbers it. Pure; imports nothing of ours."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final, Literal, get_args
+
+KILL_PROCESS: Final = 0x80000000
+TRAP: Final = 0x00030000
+ERRNO: Final = 0x00050000
+USER_NOTIF: Final = 0x7FC00000
+TRACE: Final = 0x7FF00000
+LOG: Final = 0x7FFC0000
+ALLOW: Final = 0x7FFF0000
+ACTION_BITS: Final = 0xFFFF0000
+DATA_BITS: Final = 0x0000FFFF
+
+NOTIFY_DATA: Final = 0
+KILL_DATA: Final = 0xFFF
+"""data of a USER_NOTIF, of which the kernel takes no notice: what the listener is to answer. An
+errno, NOTIFY_DATA (let the call be made), or this (end the process)."""
+
+Report = Literal["none", "denied", "all"]
+"""what a listener hears of: nothing; what is refused, but for quiet rules; those too"""
+REPORTS: Final[tuple[Report, ...]] = get_args(Report)
+
+PLAIN: Final = {
+    "allow": ALLOW,
+    "kill": KILL_PROCESS,
+    "log": LOG,
+    "notify": ALLOW,
+    "trap": TRAP,
+    "trace": TRACE,
+}
+"""without a listener; any other action is the name of an errno"""
+
+
+def decide_return(action: str, quiet: bool, report: Report) -> int:
+    """SECCOMP_RET_* with its data, for the action of a rule."""
+    plain = PLAIN.get(action)
+    if plain is None:
+        plain = ERRNO | int(getattr(errno, action))
+    if report == "none" or action in ("allow", "log", "trap", "trace"):
+        return plain
+    if action == "notify":
+        return USER_NOTIF | NOTIFY_DATA
+    if quiet and report == "denied":
+        return plain
+    return USER_NOTIF | (KILL_DATA if action == "kill" else plain & DATA_BITS)
+
+
+def silence_return(value: int) -> int:
+    """The same answer where there is no listener."""
+    if value & ACTION_BITS != USER_NOTIF:
+        return value
+    data = value & DATA_BITS
+    return {NOTIFY_DATA: ALLOW, KILL_DATA: KILL_PROCESS}.get(data, ERRNO | data)

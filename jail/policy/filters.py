@@ -1,0 +1,48 @@
+"""Which filter the agent has, and which its programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from jail.errors import SpecError
+
+if TYPE_CHECKING:
+    from jail.policy.action import Report
+    from jail.policy.load import Policy
+
+INTERNET: Final = (2, 10)
+"""AF_INET, AF_INET6"""
+SOCK_STREAM: Final = 1
+
+
+class Filters(NamedTuple):
+    """``sock_filter`` bytes, b"" for none."""
+
+    agent: bytes = b""
+    program: bytes = b""
+    """what each program gets beside the agent's; b"" where that is the policy itself"""
+    listens: bool = False
+    """what is refused can be asked a listener"""
+    refuses_tcp: bool = False
+    """no program has a socket that TCP could go through"""
+
+
+def make_filters(policy: Policy, report: Report) -> Filters:
+    """For this machine. SpecError for a policy under which no program can start."""
+    from jail.policy import agent
+    from jail.policy.compile import compile_ruleset, read_target
+
+    target, name = read_target(), policy.name
+    ruleset = policy.read_rules(target)
+    if missing := agent.find_missing(ruleset, target):
+        raise SpecError(f"seccomp policy {name}: no program can run without {', '.join(missing)}")
+    listens = report != "none"
+    asked = policy.read_filter(target)
+    program = compile_ruleset(asked, target, report, name)
+    refuses_tcp = not any(
+        ruleset.decide(target, "socket", (family, SOCK_STREAM, 0)).passes for family in INTERNET
+    )
+    if agent.is_enough(asked, target):
+        return Filters(program, b"", listens, refuses_tcp)
+    wide = compile_ruleset(agent.widen(ruleset, target), target, "none", name)
+    return Filters(wide, program, listens, refuses_tcp)
