@@ -17,18 +17,52 @@ from jail.policy.disassemble import format_program, name_return
 from jail.policy.load import list_policies, load_policy
 from jail.policy.phrase import phrase_conditions
 from jail.policy.rule import Condition, Ruleset, Target
+from jail.policy.show import find_purpose
 from jail.policy.telling import list_arguments, narrow
 from tests.command import JAIL, PATIENCE_S, Done, run_jail
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
+BASE: Final = """\
+# All that a program lives on. Much of
+# it is not here.
+#
+# This is not shown.
+extends = "default"
+[[rule]]
+calls = ["unshare"]
+action = { errno = "EPERM" }
+any = [
+    [{ arg = 0, op = "masked_eq", mask = 0x10000000, value = 0x10000000 }],
+    [{ arg = 0, op = "masked_eq", mask = 0x40000000, value = 0x40000000 }],
+]
+why = "namespaces"
+[[rule]]
+calls = ["unshare"]
+action = { errno = "EACCES" }
+why = "nothing"
+[[rule]]
+calls = ["socket", "socketpair"]
+action = "allow"
+when = [{ arg = 0, op = "masked_eq", mask = 0xffffffff, value = 1 }]
+why = "talk"
+[[rule]]
+calls = ["socket", "socketpair"]
+action = { errno = "EAFNOSUPPORT" }
+why = "no talk"
+[[rule]]
+calls = ["mount"]
+action = { errno = "EPERM" }
+quiet = true
+why = "the tree stays"
+"""
 OWN: Final = """\
 # Nobody talks.
-extends = "default"
+extends = "./base.toml"
 default = "kill"
 [groups]
-talk = ["socket", "socketpair"]
+conversation = ["socket", "socketpair"]
 [[rule]]
-calls = ["@talk"]
+calls = ["@conversation"]
 action = { errno = "EACCES" }
 quiet = true
 why = "nobody talks"
@@ -52,6 +86,7 @@ def policy(*words: str) -> Done:
 
 @pytest.fixture
 def own(tmp_path: Path) -> str:
+    (tmp_path / "base.toml").write_text(BASE)
     path = tmp_path / "own.toml"
     path.write_text(OWN)
     return str(path)
@@ -115,10 +150,22 @@ def test_every_option_is_in_the_reference(command: str) -> None:
 def test_the_list_has_every_policy_and_what_it_is_for() -> None:
     done = policy("list")
     assert done.status == 0
-    told = dict(line.split(maxsplit=1) for line in lines_of(done))
+    text = "\n".join(lines_of(done))
+    told = dict(re.findall(r"^(\S+) +(\S.*(?:\n +.*)*)$", text, re.MULTILINE))
     assert list(told) == list_policies()
     for name, purpose in told.items():
-        assert load_policy(name).text.decode().startswith(f"# {purpose}\n")
+        head = load_policy(name).text.decode().partition("\n#\n")[0]
+        sentence = " ".join(purpose.split())
+        assert " ".join(head.replace("\n# ", " ").split()).startswith(f"# {sentence}")
+        assert sentence.endswith(".")
+
+
+def test_the_purpose_is_the_first_sentence() -> None:
+    assert find_purpose(BASE.encode()) == "All that a program lives on."
+    assert find_purpose(b"# 3.5 of\n# it: yes\n#\n# no") == "3.5 of it: yes"
+    assert find_purpose(b'default = "kill" # no\n') == ""
+    assert find_purpose(b"#\n# no\n") == ""
+    assert find_purpose(b"{}") == ""
 
 
 @pytest.mark.parametrize("name", list_policies())
@@ -137,7 +184,8 @@ def test_each_call_of_a_policy_is_shown_with_its_reason(name: str) -> None:
 
 def test_what_is_allowed_comes_before_what_is_refused(own: str) -> None:
     lines = lines_of(policy("show", own))
-    assert lines[:2] == [f"{own}: Nobody talks.", "extends default"]
+    assert " ".join(lines[:2]).startswith(f"{own}: Nobody talks.")
+    assert f"extends {os.path.dirname(own)}/./base.toml, default" in " ".join(lines)
     assert lines.index("allowed") < lines.index("refused")
     allowed = lines[lines.index("allowed") : lines.index("refused")]
     heads = [line for line in allowed if re.match(r" *\d+\. ", line)]
@@ -145,33 +193,38 @@ def test_what_is_allowed_comes_before_what_is_refused(own: str) -> None:
 
 
 def test_a_call_is_shown_with_what_decides_it_and_nothing_else(own: str) -> None:
-    lines = lines_of(policy("show", own, "unshare"))
-    assert [re.sub(r"^ *\d+\. ", "", line) for line in lines[3:]] == [
+    base = f"(of {os.path.dirname(own)}/./base.toml)"
+    text = policy("show", own, "unshare").stdout.decode()
+    text = re.sub(r"\(of\s+", "(of ", text[text.index("\nallowed\n") :])
+    lines = text.replace(f"\n      {base}", f" {base}").splitlines()
+    assert lines == [
+        "",
         "allowed",
-        "log: nothing is asked for",
+        "   3. log: nothing is asked for",
         "        unshare",
         "          if arg0 == 0",
-        "allow: a thread that wants a working directory or descriptors of its own (of default)",
-        "        unshare",
-        "          if arg0 & ~(CLONE_FS|CLONE_FILES|CLONE_SYSVSEM) == 0",
         "",
         "refused",
-        "EPERM: namespaces, as clone (of default)",
-        "        unshare setns",
+        f"   4. EPERM: namespaces {base}",
+        "        unshare",
+        "          if arg0 has CLONE_NEWUSER",
+        "          or arg0 has CLONE_NEWNET",
+        f"   5. EACCES: nothing {base}",
+        "        unshare",
         "",
         "else: kill",
     ]
 
 
 def test_a_call_that_no_rule_names_has_the_default(own: str) -> None:
-    assert lines_of(policy("show", own, "riscv_flush_icache"))[3:] == [
+    assert lines_of(policy("show", own, "riscv_flush_icache"))[-1] == (
         "riscv_flush_icache, which no rule names: kill"
-    ]
+    )
 
 
 def test_groups_guards_and_silence_are_shown(own: str) -> None:
     text = policy("show", own, "socket", "mount").stdout.decode()
-    assert "1. EACCES: nobody talks (@talk, quiet)\n        socket socketpair\n" in text
+    assert "1. EACCES: nobody talks (@conversation, quiet)\n        socket socketpair\n" in text
     assert "(on aarch64 and x86_64, from Linux 4.0 on)" in text
     assert "not here" not in text
 
@@ -186,7 +239,8 @@ def test_the_json_has_every_number(own: str) -> None:
     done = policy("show", "--json", own)
     told: dict[str, Any] = json.loads(done.stdout)
     rules = load_policy(own).rules
-    assert (told["name"], told["purpose"], told["extends"]) == (own, "Nobody talks.", ["default"])
+    assert (told["name"], told["purpose"]) == (own, "Nobody talks.")
+    assert told["extends"] == [each.name for each in load_policy(own).bases]
     assert told["default"] == "kill"
     assert [each["number"] for each in told["rules"]] == list(range(1, len(rules) + 1))
     for each, rule in zip(told["rules"], rules, strict=True):
@@ -204,7 +258,7 @@ def test_the_json_has_every_number(own: str) -> None:
         )
         assert (conditions or ((),)) == rule.alternatives
     assert told["rules"][1]["min_kernel"] == "4.0"
-    assert told["rules"][0]["groups"] == ["talk"]
+    assert told["rules"][0]["groups"] == ["conversation"]
 
 
 PHRASES: Final = [
@@ -215,6 +269,16 @@ PHRASES: Final = [
         "socket",
         [Condition(0, "eq", (16,)), Condition(2, "masked_eq", (9,), 0xFFFFFFFF)],
         "arg0 == AF_NETLINK and arg2 == NETLINK_AUDIT",
+    ),
+    (
+        "clone",
+        [Condition(0, "masked_eq", (0,), 0x30000000)],
+        "arg0 & (CLONE_NEWUSER | CLONE_NEWPID) == 0",
+    ),
+    (
+        "unshare",
+        [Condition(0, "masked_eq", (0,), 0xFFFFFFFFFFFFF9FF)],
+        "arg0 & ~(CLONE_FS | CLONE_FILES) == 0",
     ),
     ("chmod", [Condition(1, "masked_eq", (0o6000,), 0o6000)], "arg1 & 06000 == 06000"),
     ("frobnicate", [Condition(0, "ge", (255,))], "arg0 >= 0xff"),
@@ -262,28 +326,35 @@ def test_each_policy_that_is_wrong_is_a_line_and_the_others_are_checked(
 
 
 def test_what_is_odd_is_said(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE)
     path = tmp_path / "odd.toml"
     path.write_text(
-        'extends = "default"\n'
+        'extends = "base.toml"\n'
         "[[rule]]\n"
-        'calls = ["kill", "tkill"]\n'
+        'calls = ["socket", "socketpair", "unshare"]\n'
+        'action = { errno = "EAFNOSUPPORT" }\n'
+        'when = [{ arg = 0, op = "eq", value = 2 }]\n'
+        'why = "no talk"\n'
+        "[[rule]]\n"
+        'calls = ["mount"]\n'
         'action = { errno = "EPERM" }\n'
-        'when = [{ arg = 0, op = "eq", value = 1 }]\n'
-        'why = "again"\n'
+        "quiet = true\n"
+        'when = [{ arg = 0, op = "eq", value = 2 }]\n'
+        'why = "another reason"\n'
         "[[rule]]\n"
         'calls = ["frobnicate"]\n'
         "optional = true\n"
         'action = "allow"\n'
         'why = "it will come"\n'
         "[[rule]]\n"
-        'calls = ["signalfd4"]\n'
+        'calls = ["waitid"]\n'
         'action = "kill"\n'
         'why = "our agent waits by it, programs do not"\n'
     )
     done = policy("check", str(path))
     assert done.status == 0
     assert [line.removeprefix(f"{path}: note: ") for line in lines_of(done)[1:]] == [
-        "rule 1: kill, tkill: nothing that default does not say already",
+        f"rule 1: socket, socketpair: nothing that {tmp_path}/base.toml does not say already",
         "passes over what this libseccomp does not know: frobnicate",
         "it leaves out what our agent needs: each program gets it before it runs, the agent a"
         " wider one",
@@ -306,31 +377,33 @@ def test_a_policy_differs_from_itself_in_nothing(tmp_path: Path) -> None:
 
 
 def test_what_one_allows_and_the_other_refuses_comes_first(own: str) -> None:
-    done = policy("diff", own, "default")
+    base = f"{os.path.dirname(own)}/base.toml"
+    done = policy("diff", own, base)
     assert done.status == 1
     assert lines_of(done) == [
-        f"allowed by {own}, refused by default",
+        f"allowed by {own}, refused by {base}",
         "  allow / EPERM: mount",
-        f"refused by {own}, allowed by default",
-        "  EACCES / allow: socket, as in socket(AF_UNIX, SOCK_STREAM, 0)",
-        "  EACCES / allow: socketpair, as in socketpair(AF_UNIX, SOCK_STREAM, 0)",
-        "allowed by both, differently",
-        "  log / allow: unshare, as in unshare(0)",
+        "  log / EACCES: unshare, as in unshare(0)",
+        f"refused by {own}, allowed by {base}",
+        "  EACCES / allow: socket, as in socket(AF_UNIX, 0, 0)",
+        "  EACCES / allow: socketpair, as in socketpair(AF_UNIX, 0, 0)",
         "refused by both, differently",
         "  EACCES / EAFNOSUPPORT: socket, as in socket(AF_UNSPEC, 0, 0)",
-        "  EACCES / EPROTONOSUPPORT: socket, as in socket(AF_INET, 0, 0)",
         "  EACCES / EAFNOSUPPORT: socketpair, as in socketpair(AF_UNSPEC, 0, 0)",
         "calls that neither names",
         "  kill / ENOSYS",
     ]
+    other = policy("diff", base, own).stdout.decode()
+    assert other.startswith(f"allowed by {base}, refused by {own}\n  allow / EACCES: socket, ")
 
 
 def test_every_difference_of_the_json_is_one(own: str) -> None:
     """Its example is decided as it says, by the policies as they are."""
-    done = policy("diff", "--json", own, "default")
+    base = f"{os.path.dirname(own)}/base.toml"
+    done = policy("diff", "--json", own, base)
     assert done.status == 1
     told = json.loads(done.stdout)
-    assert (told["policies"], told["defaults"]) == ([own, "default"], ["kill", "ENOSYS"])
+    assert (told["policies"], told["defaults"]) == ([own, base], ["kill", "ENOSYS"])
     target = Target(os.uname().machine, (6, 1))
     rulesets = [load_policy(name).ruleset for name in told["policies"]]
     assert {each["call"] for each in told["calls"]} == {"socket", "socketpair", "mount", "unshare"}
@@ -342,12 +415,12 @@ def test_every_difference_of_the_json_is_one(own: str) -> None:
 
 @pytest.mark.parametrize("name", list_policies())
 def test_every_rule_of_a_shipped_policy_is_told_by_some_arguments(name: str) -> None:
-    """Else what it alone decides would be missing in a comparison."""
+    """Else it would decide nothing, or what it does would be missing in a comparison."""
     ruleset = load_policy(name).ruleset
     for machine in ("x86_64", "aarch64"):
         target = Target(machine, (6, 18))
         for rule in ruleset.rules:
-            if rule.is_for(target):
+            if rule.policy == name and rule.is_for(target):
                 assert any(decides(ruleset, target, call, rule) for call in rule.calls), rule
 
 

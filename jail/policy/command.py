@@ -85,12 +85,13 @@ def add_list(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     from jail.policy.load import list_policies, load_policy
-    from jail.policy.show import find_purpose
+    from jail.policy.show import find_purpose, wrap
 
     names = list_policies()
-    width = max(map(len, names))
+    width = max(map(len, names)) + 2
     for name in names:
-        say(f"{name:{width}}  {find_purpose(load_policy(name).text)}")
+        for line in wrap(find_purpose(load_policy(name).text), f"{name:{width}}", " " * width):
+            say(line)
     return 0
 
 

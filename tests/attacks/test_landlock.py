@@ -311,7 +311,9 @@ def test_a_signal_goes_no_further_than_the_domain() -> None:
     """NS-07. In a jail the pid namespace leaves no one to aim at, so this is tried without one."""
     if read_facts().landlock_abi < SCOPE_ABI:
         pytest.skip("this host lacks a part: Landlock's scopes")
-    scoped = plan_rules(read_facts().landlock_abi).scoped
+    rules = plan_rules(read_facts().landlock_abi)
+    assert rules is not None
+    scoped = rules.scoped
     for flags, ended in ((0, True), (scoped, False)):
         if flags == 0:
             flags = scoped & ~2 or 1

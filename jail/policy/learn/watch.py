@@ -88,7 +88,7 @@ class Watch:
         call = call_name(nr, self._target.machine) or f"syscall_{nr}"
         places = self._looked_at.get(call, set()) | {arg for arg, _ in TELLING.get(call, ())}
         start, stop = (min(places), max(places) + 1) if places else (0, 0)
-        scout = None
+        scout: Callable[[str, int, Args], None] | None = None
         if call in NAMES:
             scout = self._scout.look_at_names
         elif call in STARTING:
