@@ -47,7 +47,8 @@ RLIMITS = {
     if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
 }
 RIGHTS = {
-    landlock.READ: "read, execute",
+    landlock.READ & ~landlock.EXECUTE: "read",
+    landlock.EXECUTE: "execute",
     landlock.CHANGE & ~landlock.WRITE_FILE: "make, move, remove",
     landlock.WRITE_FILE: "write",
     landlock.DEVICE & ~landlock.WRITE_FILE: "device ioctls",
@@ -70,7 +71,7 @@ def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
         "environment": [f"{name}={value}" for name, value in plan.env.items()],
         "rlimits (soft, hard)": describe_rlimits((*launch.rlimits, *plan.program_rlimits)),
         "seccomp": [describe_filter(plan)],
-        "landlock": list(describe_landlock(launch)),
+        "landlock (a place and all below it)": list(describe_landlock(launch)),
         "cgroup": describe_cgroup(plan),
         "limits and what holds them": [f"{k}: {v}" for k, v in plan.enforced_by.items()],
         "weaker than it could be": [*plan.warnings, *plan.notes],
@@ -140,8 +141,9 @@ def describe_step(step: Step, launch: LaunchPlan) -> str:
         case Mount(fstype, path, options, attr):
             words = ",".join(k if v is None else f"{k}={v}" for k, v in options.items())
             return f"{fstype} on /{path} ({describe_attr(attr)}; {words})"
-        case MountDev(devices, _):
-            return f"/dev with {', '.join(devices)}, its own pts and shm"
+        case MountDev(devices, _, queues):
+            own = "pts, mqueue and shm" if queues else "pts and shm"
+            return f"/dev with {', '.join(devices)}, its own {own}"
         case MountProc(hidden, protected):
             return f"/proc without {', '.join(hidden)}; read-only {', '.join(protected)}"
         case Seal(path):
@@ -191,7 +193,7 @@ def describe_landlock(launch: LaunchPlan) -> Iterator[str]:
         return
     for path, access in wall.rules:
         words = [word for rights, word in RIGHTS.items() if access & rights]
-        yield f"/{path} and below: {', '.join(words)}"
+        yield f"/{path}: {', '.join(words)}"
     yield "nothing else with any file"
     if wall.scoped:
         yield "signals and abstract sockets: those of the jail alone"

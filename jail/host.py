@@ -90,7 +90,8 @@ class HostFacts:
     ``buses`` are the sockets by which systemd can be asked (see :func:`jail.place.read_buses`).
     ``process_limit`` and ``file_limit`` are our soft RLIMIT_NPROC and RLIMIT_NOFILE, -1 for none.
     ``cpus`` are the numbers of the processors that we may run on. ``landlock_abi`` is the version
-    of Landlock's interface, 0 where it is missing or refused.
+    of Landlock's interface, 0 where it is missing or refused; ``mqueue`` says whether the kernel
+    has POSIX message queues.
     """
 
     kernel: tuple[int, int, int]
@@ -127,6 +128,7 @@ class HostFacts:
     buses: tuple[str, ...]
     cpus: frozenset[int]
     landlock_abi: int
+    mqueue: bool
     runtime_dir: Path
     cache_dir: Path
 
@@ -190,6 +192,7 @@ def make_facts(**changes: Any) -> HostFacts:
         buses=(),
         cpus=frozenset(range(4)),
         landlock_abi=2,
+        mqueue=True,
         runtime_dir=Path("/run/user/1000/jail"),
         cache_dir=Path("/home/alice/.cache/jail"),
     )
@@ -244,6 +247,7 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
         buses=place.read_buses(uid),
         cpus=frozenset(os.sched_getaffinity(0)),
         landlock_abi=_read_landlock_abi(),
+        mqueue="\tmqueue\n" in place.read_text("/proc/filesystems"),
         runtime_dir=place.read_runtime_dir(uid),
         cache_dir=place.read_cache_dir(uid, home),
     )

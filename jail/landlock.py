@@ -2,7 +2,8 @@
 
 A rule gives rights to a directory and to all below it, across mounts, and none takes away what
 one above it gave: landlock(7). So where the root itself can be written, everything can, as far as
-Landlock goes, and a read-only volume in there is held by its mount alone.
+Landlock goes, and a read-only volume in there is held by its mount alone. What is below no rule's
+directory, a descriptor that leaked from the host, can't be opened at all.
 """
 
 from __future__ import annotations
@@ -37,11 +38,8 @@ EVERYTHING: Final = {
 }
 """version → all rights on files that it has; those between have those of the one before"""
 
-READ: Final = (
-    kernel.LANDLOCK_ACCESS_FS_EXECUTE
-    | kernel.LANDLOCK_ACCESS_FS_READ_FILE
-    | kernel.LANDLOCK_ACCESS_FS_READ_DIR
-)
+EXECUTE: Final = kernel.LANDLOCK_ACCESS_FS_EXECUTE
+READ: Final = EXECUTE | kernel.LANDLOCK_ACCESS_FS_READ_FILE | kernel.LANDLOCK_ACCESS_FS_READ_DIR
 WRITE_FILE: Final = kernel.LANDLOCK_ACCESS_FS_WRITE_FILE | kernel.LANDLOCK_ACCESS_FS_TRUNCATE
 CHANGE: Final = (
     WRITE_FILE
@@ -56,6 +54,9 @@ CHANGE: Final = (
 )
 """all that is done to a directory and its files; nobody makes a device"""
 DEVICE: Final = WRITE_FILE | kernel.LANDLOCK_ACCESS_FS_IOCTL_DEV
+NULL: Final = "dev/null"
+QUEUES: Final = "dev/mqueue"
+OUTSIDE: Final = (NULL, QUEUES)
 
 NO_TCP: Final = kernel.LANDLOCK_ACCESS_NET_BIND_TCP | kernel.LANDLOCK_ACCESS_NET_CONNECT_TCP
 SCOPED: Final = kernel.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | kernel.LANDLOCK_SCOPE_SIGNAL
@@ -79,9 +80,9 @@ def decide_landlock(
     handled = max(rights for version, rights in EVERYTHING.items() if version <= abi)
     root = READ if Seal("") in steps else READ | CHANGE
     rules = [("", root & handled)]
-    for path, access in _find_writable(steps, files):
-        # What has it from the root needs no rule of its own.
-        if access & handled & ~root:
+    for path, access in (*_find_writable(steps, files), *_find_outside(steps)):
+        # What it would have from the root anyway needs no rule.
+        if access & handled & ~root or path in OUTSIDE:
             rules.append((path, access & handled))
     return Landlock(
         handled_fs=handled,
@@ -105,6 +106,19 @@ def _find_writable(steps: Iterable[Step], files: frozenset[str]) -> Iterator[tup
                 # /proc/PID has what programs write: comm, oom_score_adj. Which is whose, and what
                 # of the rest is nobody's, its own modes and covers say.
                 yield "proc", WRITE_FILE
+
+
+def _find_outside(steps: Iterable[Step]) -> Iterator[tuple[str, int]]:
+    """What is met by a way that isn't below the jail's root, and is the same file as one there.
+
+    An empty stdin, opened again; mq_open(3), which goes by a mount of the kernel's own.
+    """
+    for step in steps:
+        if isinstance(step, MountDev):
+            if "null" in step.devices:
+                yield NULL, kernel.LANDLOCK_ACCESS_FS_READ_FILE | DEVICE
+            if step.queues:
+                yield QUEUES, READ | CHANGE
 
 
 def find_unheld(launch: LaunchPlan) -> list[str]:

@@ -64,11 +64,12 @@ class Mount(NamedTuple):
 class MountDev(NamedTuple):
     """A small tmpfs on ``/dev`` with the host's own ``devices`` bound, links, pts and shm.
 
-    A user namespace can't make device nodes: mknod(2).
+    A user namespace can't make device nodes: mknod(2). ``queues`` are POSIX message queues.
     """
 
     devices: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    queues: bool
 
 
 class MountProc(NamedTuple):
@@ -173,7 +174,7 @@ SAMPLE_PLAN = LaunchPlan(
         WriteFiles((("etc/passwd", b""),)),
         MakeLinks((("bin", "usr/bin"),)),
         Bind(0, "usr", 1),
-        MountDev(("null",), (("fd", "/proc/self/fd"),)),
+        MountDev(("null",), (("fd", "/proc/self/fd"),), True),
         BindScratch("tmp", "tmp", 0o1777),
         MountProc(("keys",), ("sys",)),
         Mount("tmpfs", "tmp", {"size": "1"}, 1),

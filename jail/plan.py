@@ -320,7 +320,7 @@ def _make_steps(
     steps: list[Step] = []
     if inputs.host_tree is not None:
         steps += _show_host(inputs.host_tree, spec, who, sources)
-    steps.append(MountDev(inputs.devices, DEV_LINKS))
+    steps.append(MountDev(inputs.devices, DEV_LINKS, facts.mqueue))
     steps.append(BindScratch("shm", "dev/shm", 0o1777))
     steps.append(_make_proc(facts))
     steps += _make_scratch(spec)

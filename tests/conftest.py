@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import jail
 from jail import Jail, Supervisor
+from jail.host import read_facts
 from tests import oracle
 from tests.part import find_reason, is_allowed_in_ci, require
 from tests.probe import Probe, build_probe
@@ -98,6 +100,20 @@ def open_jail(supervisor: Supervisor, userns: str) -> OpenJail:
         return supervisor.open_jail(userns=userns, **options)
 
     return open_
+
+
+@pytest.fixture
+async def open_bare_jail(userns: str) -> AsyncGenerator[OpenJail, None]:
+    """As ``open_jail``, on a host without Landlock: what holds there, and the control of what
+    Landlock adds.
+    """
+    facts = replace(read_facts(), landlock_abi=0)
+    async with jail.open_supervisor(facts) as supervisor:
+
+        def open_(**options: Any) -> AbstractAsyncContextManager[Jail]:
+            return supervisor.open_jail(userns=userns, **options)
+
+        yield open_
 
 
 @pytest.fixture(scope="session")

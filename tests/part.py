@@ -16,6 +16,7 @@ import pytest
 
 from jail.host import read_facts
 from jail.idmap import count_slices
+from jail.landlock import MIN_ABI
 
 NOT_EXERCISED: Final = "NOT-EXERCISED: "
 _said: list[str] = []
@@ -66,5 +67,6 @@ PARTS: Final[Mapping[str, Callable[[], bool]]] = {
     "block": lambda: os.path.ismount("/mnt/block"),
     "containers": lambda: os.path.exists("/usr/share/containers/seccomp.json"),
     "cgroup": _has_delegation,
+    "landlock": lambda: read_facts().landlock_abi >= MIN_ABI,
     "subuid": _has_subids,
 }

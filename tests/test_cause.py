@@ -99,8 +99,18 @@ TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
     ({}, "mount overlay", codes.EINVAL, "findmnt -T /home/alice/.cache/jail"),
     ({}, "seccomp listener", codes.EINVAL,
      "grep CONFIG_SECCOMP_FILTER /boot/config-6.1.0-18-amd64"),
-    ({}, "landlock", codes.EOPNOTSUPP,
+    ({}, "landlock", codes.ENOSYS,
      "grep CONFIG_SECURITY_LANDLOCK /boot/config-6.1.0-18-amd64"),
+    ({}, "landlock", None,
+     "grep CONFIG_SECURITY_LANDLOCK /boot/config-6.1.0-18-amd64"),
+    ({}, "landlock", codes.EOPNOTSUPP,
+     """echo 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX '"lsm=landlock,$(cat"""
+     """ /sys/kernel/security/lsm)"'"' | sudo tee /etc/default/grub.d/50-jail.cfg"""),
+    ({"distro": ("fedora",)}, "landlock", codes.EOPNOTSUPP,
+     'sudo grubby --update-kernel=ALL --args="lsm=landlock,$(cat /sys/kernel/security/lsm)"'),
+    ({"distro": ("arch",)}, "landlock", codes.EOPNOTSUPP,
+     "sudo grub-mkconfig -o /boot/grub/grub.cfg"),
+    ({"kernel": (5, 15, 0)}, "landlock", codes.ENOSYS, "sudo reboot"),
     # Containers.
     (DOCKER, "clone", codes.EPERM,
      "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"

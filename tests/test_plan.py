@@ -61,6 +61,7 @@ def plan(
     dirs: frozenset[str] = frozenset(),
     seen: tuple[SourceFacts, ...] = (),
     passwd: str = HOST_PASSWD,
+    refuses_tcp: bool = False,
     **options: Any,
 ) -> Plan:
     if rootfs is not None:
@@ -73,9 +74,14 @@ def plan(
         devices=DEVICES,
         passwd=passwd,
         group=HOST_GROUP,
-        filters=Filters(b"" if options.get("seccomp") == "unconfined" else b"\x06\0\0\0\0\0\0\0"),
+        filters=make_filters(options.get("seccomp") == "unconfined", refuses_tcp),
     )
     return make_plan(make_spec(**options), facts, inputs)
+
+
+def make_filters(unconfined: bool, refuses_tcp: bool) -> Filters:
+    program = b"" if unconfined else b"\x06\0\0\0\0\0\0\0"
+    return Filters(program, refuses_tcp=refuses_tcp)
 
 
 def find(made: Plan, kind: type) -> list[Any]:

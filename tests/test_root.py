@@ -144,7 +144,7 @@ async def test_no_mount_honours_set_id_files_or_devices(
 async def test_dev_is_minimal_and_works(open_jail: OpenJail) -> None:
     async with open_jail() as j:
         assert await list_dir(j, "/dev") == DEVICES | {
-            "fd", "stdin", "stdout", "stderr", "ptmx", "pts", "shm",
+            "fd", "stdin", "stdout", "stderr", "ptmx", "pts", "shm", "mqueue",
         }  # fmt: skip
         assert await ask(j, "ls -A /dev/shm /dev/pts | grep -v :; cat /dev/null") == "ptmx"
         assert await ask(j, "head -c 3 /dev/zero | od -An -tx1") == "00 00 00"

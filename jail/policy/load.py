@@ -66,6 +66,10 @@ class Policy:
             target = read_target()
         return _parse_texts(texts, target if texts[-1].is_profile() else None)
 
+    def read_filter(self, target: Target) -> Ruleset:
+        """What the filter of its programs is made of."""
+        return self.read_rules(target)
+
     @property
     def ruleset(self) -> Ruleset:
         """What it says on this machine."""

@@ -233,8 +233,13 @@ class Builder:
             attach_copy(mount.AT_FDCWD, f"/dev/{name}", dev, name)
         pts = mount.open_filesystem("devpts", DEVPTS, mount.MOUNT_ATTR_NOEXEC | NOSUID)
         mount.move_mount(pts, dev, "pts")
-        mount.mount_setattr(dev, mount.MOUNT_ATTR_RDONLY, recursive=False)
         os.close(pts)
+        if step.queues:
+            queues = mount.open_filesystem("mqueue", {}, NOEXEC_TOO)
+            os.mkdir("mqueue", 0o755, dir_fd=dev)
+            mount.move_mount(queues, dev, "mqueue")
+            os.close(queues)
+        mount.mount_setattr(dev, mount.MOUNT_ATTR_RDONLY, recursive=False)
         os.close(dev)
 
     def _mount_proc(self, step: MountProc) -> None:

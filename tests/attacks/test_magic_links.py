@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import os
 import shutil
@@ -123,25 +124,34 @@ def list_ours(interpreter: Path) -> list[Path]:
 
 @pytest.mark.parametrize("volume", [False, True])
 async def test_the_interpreter_that_runs_the_agent_can_t_be_changed(
-    interpreter: Path, supervisor: Supervisor, userns: str, volume: bool, tmp_path: Path
+    interpreter: Path,
+    open_jail: OpenJail,
+    open_bare_jail: OpenJail,
+    volume: bool,
+    tmp_path: Path,
 ) -> None:
     """PF-08, CVE-2019-5736. With a ``#!`` of /proc/self/exe one is the agent's own program.
 
-    With a volume to write to the program has the user's own id in either way to map ids.
+    With a volume to write to the program has the user's own id in either way to map ids. Landlock
+    executes nothing that isn't below the jail's root, or in memory; without it the trick works.
     """
     watched = list_ours(interpreter)
     before = hash_files(watched)
     data = tmp_path / "data"
     data.mkdir()
     volumes = [f"{data}:/data"] if volume else []
-    async with supervisor.open_jail(userns=userns, volumes=volumes) as j:
-        await j.put("/work/trick", OVERWRITE, mode=0o755)
-        await j.put("/work/plain.py", OVERWRITE)
-        trick = await j.run(["/work/trick", "/usr/bin/env", str(interpreter)])
-        plain = await j.run(["python3", "/work/plain.py", "/usr/bin/env", str(interpreter)])
+    for open_ in (open_jail, open_bare_jail):
+        async with open_(volumes=volumes) as j:
+            await j.put("/work/trick", OVERWRITE, mode=0o755)
+            await j.put("/work/plain.py", OVERWRITE)
+            plain = await j.run(["python3", "/work/plain.py", "/usr/bin/env", str(interpreter)])
+            assert plain.stdout == b"tried\n", plain
+            try:
+                trick = await j.run(["/work/trick", "/usr/bin/env", str(interpreter)])
+                assert trick.stdout == b"tried\n", trick
+            except ProgramError as error:
+                assert (error.errno, j.enforced_by["landlock"]) == (errno.EACCES, "ruleset")
     assert hash_files(watched) == before
-    assert trick.stdout == b"tried\n", trick
-    assert plain.stdout == b"tried\n", plain
 
 
 # -- where links lead -----------------------------------------------------------------------------

@@ -37,10 +37,13 @@ WITNESS: Final = "/out/witness"
 NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 OWNER: Final = re.compile(r",[ug]id=\d+")
 LINKS: Final = tuple(f"{name}:[" for name in NAMESPACES)
+# A whiteout is no device to the kernel, so anybody may make one, but for Landlock: mknod(2).
+WITHOUT_LANDLOCK: Final = "a device made:"
 REPORT: Final = f"""
 touch {WITNESS} 2>/dev/null
 grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|SigBlk)' /proc/self/status
 cat /proc/self/limits; hostname; env; pwd
+mknod /tmp/device c 0 0 2>/dev/null; echo {WITHOUT_LANDLOCK} $?
 stat -c '%n %A %u %g' / /* /dev/* /proc/self/fd/*
 readlink /proc/1/root /proc/self/root /proc/self/cwd
 """ + "".join(f"readlink /proc/self/ns/{name}\n" for name in NAMESPACES)

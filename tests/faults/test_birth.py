@@ -19,6 +19,7 @@ from jail import make_spec
 from jail.inputs import plan_jail
 from jail.launchplan import STEPS
 from tests.faults.birth import (
+    WITHOUT_LANDLOCK,
     Kind,
     Nursery,
     Outcome,
@@ -28,6 +29,7 @@ from tests.faults.birth import (
 )
 from tests.faults.lane import Lanes, at, for_each
 from tests.faults.strace import Fault, make_faults
+from tests.part import require
 
 REFUSED: Final = ("EPERM", "EINVAL", "ENOMEM", "EINTR")
 FULL: Final = ("ENOSPC", "EPERM", "ENOMEM", "EINTR")
@@ -189,6 +191,7 @@ async def list_calls(lanes: Lanes) -> set[str]:
 
 
 async def test_every_call_of_an_init_is_one_that_is_made_to_fail(lanes: Lanes) -> None:
+    require("landlock")
     seen = await list_calls(lanes)
     assert seen - INIT.keys() - HARMLESS.keys() == set()
     assert INIT.keys() - seen == set(), "no birth makes these calls any more"
@@ -212,6 +215,7 @@ async def test_every_kind_of_step_is_in_a_birth_that_fails(lanes: Lanes) -> None
 
 async def test_a_birth_without_a_fault_has_every_layer(lanes: Lanes) -> None:
     """It is what the others are measured by."""
+    require("landlock")
 
     async def work(_: Nursery, kind: Kind) -> None:
         for said in kind.report["program"], kind.report["agent"]:
@@ -219,6 +223,7 @@ async def test_a_birth_without_a_fault_has_every_layer(lanes: Lanes) -> None:
         assert kind.report["shared namespaces"] == []
         assert kind.report["agent is dumpable"] is False
         assert "jail" in kind.report["program"]  # the host's name is another
+        assert f"{WITHOUT_LANDLOCK} 1" in kind.report["program"]
         points = [mount[1] for mount in kind.report["mounts"]]
         assert len(points) == len(set(points)) > 10
         assert not {"/home", "/root", "/var", "/run", "/sys"} & set(points)
@@ -228,6 +233,7 @@ async def test_a_birth_without_a_fault_has_every_layer(lanes: Lanes) -> None:
 
 @pytest.mark.parametrize("call", INIT)
 async def test_a_failed_call_of_an_init_means_no_jail(lanes: Lanes, call: str) -> None:
+    require(*{call.partition("_")[0]} & {"landlock"})
     await fail_each(lanes, {call: INIT[call]})
 
 
