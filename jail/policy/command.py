@@ -8,7 +8,6 @@ stood behind ``--``), it returns the exit status.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Any, Final
 
@@ -254,24 +253,12 @@ def run_compile(args: argparse.Namespace) -> int:
     from jail.policy.compile import compile_policy
     from jail.policy.disassemble import format_program
     from jail.policy.load import load_policy
+    from jail.policy.output import write_output
 
     if args.format == "raw" and args.output is None and sys.stdout.isatty():
         raise SpecError("stdout is a terminal: give -o FILE, or --format text")
     data = compile_policy(load_policy(args.policy), args.arch)
     if args.format == "text":
         data = f"{format_program(data)}\n".encode()
-    _write(args.output, data)
+    write_output(args.output, data)
     return 0
-
-
-def _write(path: str | None, data: bytes) -> None:
-    if path is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        return
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
-        raise SpecError(f"-o {path}: {reason}") from None
