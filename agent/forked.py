@@ -77,8 +77,10 @@ def _become(
         os.setsid()
         for kind, *rest in actions:
             _apply(kind, rest)
+        # execve(2) sets those that have a handler to their default itself.
         for each in ALL_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            if signal.getsignal(each) is signal.SIG_IGN:
+                signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for number, soft, hard in rlimits:
             _, most = resource.getrlimit(number)

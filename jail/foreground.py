@@ -34,7 +34,8 @@ class Request:
 
     ``shows`` relays the output to ours, ``keeps`` collects it for the result, ``warn`` is told
     what is weaker here than it could be. ``paused`` leaves the program unstarted until somebody
-    resumes the jail, whose pid is for ``tell``.
+    resumes the jail, whose pid is for ``tell``. ``attend`` takes the listener of the program's
+    filter.
     """
 
     spec: JailSpec
@@ -46,6 +47,7 @@ class Request:
     paused: bool = False
     warn: Callable[[str], None] = say_nothing
     tell: Callable[[str], None] = say_nothing
+    attend: Callable[[int], None] | None = None
 
 
 def run_foreground(request: Request) -> Result:
@@ -109,6 +111,7 @@ async def _run(request: Request, ending: Ending) -> Result:
         async with open_jail(request.spec) as jail:
             for each in jail.plan.warnings:
                 request.warn(each)
+            jail.attend = request.attend
             if request.paused:
                 await jail.pause()
                 request.tell(f"paused; go on with: jail resume {jail.init_pid}")

@@ -10,6 +10,7 @@ from jail.plan import DEVICES, Inputs, Plan, make_plan
 from jail.policy import cache
 from jail.policy.action import Report
 from jail.policy.filters import Filters
+from jail.policy.learn.ceiling import make_watched
 from jail.policy.load import Policy, load_policy
 from jail.source import (
     read_devices,
@@ -35,6 +36,8 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
     """Everything of the host that the plan depends on, but for the cgroup, looked at once."""
     on_host = spec.rootfs == "host"
     policy = None if spec.seccomp == "unconfined" else load_policy(spec.seccomp)
+    if spec.watched:
+        policy = make_watched(policy)
     rootfs = None if on_host else read_rootfs(spec.rootfs)
     passwd, group = HOST_PASSWD, HOST_GROUP
     if rootfs is not None and spec.user is not None:

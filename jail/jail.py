@@ -63,6 +63,8 @@ class Jail:
         self.plan = plan
         self.init_pid, self._init_pidfd = init.pid, init.pidfd
         self._closed = False
+        self.attend: Callable[[int], None] | None = None
+        """takes a listener's fd, and answers as the plan's policy decides, instead of us"""
         self._session = session
         self._background = background
         self._fds: list[int] = []
@@ -115,6 +117,9 @@ class Jail:
         if not is_listener(fd):
             os.close(fd)
             raise ProtocolError("from inside the jail: something else than a listener")
+        if self.attend is not None:
+            self.attend(fd)
+            return
         assert self.plan.policy is not None
         judge = Judge(self.plan.policy, self.plan.target)
         listening = Listening(fd, judge, find_ledgers, self._background)

@@ -77,6 +77,8 @@ class JailSpec:
     seccomp: str = "default"
     explain_denied: bool = False
     """tell of every refusal, also of those that libraries ask for and live with"""
+    watched: bool = False
+    """its filter asks of nearly every call; who holds the listener answers as the policy says"""
     userns: Literal["auto", "single"] = "auto"
     cgroup_parent: str | None = None
     require: Mapping[str, str] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class JailSpec:
         check_choice(self.network, ("none", "host"), "network")
         check_host_path(self.seccomp, "seccomp")
         check_bool(self.explain_denied, "explain_denied")
+        check_bool(self.watched, "watched")
         check_choice(self.userns, ("auto", "single"), "userns")
         if self.cgroup_parent is not None:
             check_host_path(self.cgroup_parent, "cgroup_parent")

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jail.errors import SpecError
 from jail.policy.compile import parse_release, read_target
+from jail.policy.condition import CONDITION_KEYS
+from jail.policy.document import FILE_KEYS, RULE_KEYS, parse_document
 from jail.policy.load import MadePolicy, list_policies, load_policy, make_policy
 from jail.policy.rule import Rule, Ruleset, Target
 from tests.policy_reading import write_toml
@@ -43,6 +47,7 @@ def refusal(path: str) -> str:
 # --- Words --------------------------------------------------------------------------------------
 
 WRONG: Final[dict[str, tuple[str, str]]] = {
+    "lists without end": ("default = " + "[" * 50_000, "nested too deeply"),
     "no TOML": ("default = [", "Invalid value"),
     "no UTF-8": ("default = '\udcff'", "utf-8"),
     "no default": ("", "no default"),
@@ -158,6 +163,54 @@ WRONG_RULES: Final[dict[str, tuple[list[dict[str, Any]], str]]] = {
 def test_a_rule_that_says_something_else_is_refused(case: str, tmp_path: Path) -> None:
     rules, expected = WRONG_RULES[case]
     assert expected in refusal(write(tmp_path / "own.toml", *rules))
+
+
+SCALARS: Final = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(
+        ["read", "@io", "allow", "EPERM", "eq", "masked_eq", "x86_64", "5.9", "", "\0"]
+    ),
+)
+KEYS: Final = st.sampled_from(
+    ["errno", "read", "io", *FILE_KEYS, *RULE_KEYS, *CONDITION_KEYS],
+)
+ANYTHING: Final = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+RULES: Final = st.lists(
+    st.fixed_dictionaries(
+        {"calls": ANYTHING | st.just(["read"]), "action": ANYTHING | st.just("allow")},
+        optional={
+            "why": SCALARS,
+            "when": ANYTHING | st.lists(st.dictionaries(KEYS, SCALARS), max_size=3),
+            **dict.fromkeys(("any", "optional", "quiet", "machines", "min_kernel"), ANYTHING),
+        },
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=500, deadline=None, database=None)
+@given(
+    st.fixed_dictionaries(
+        {"default": st.just("kill") | ANYTHING},
+        optional={"groups": ANYTHING, "rule": RULES | ANYTHING, "learned": ANYTHING},
+    )
+)
+def test_whatever_a_file_says_it_is_rules_or_a_line_that_says_what_is_wrong(
+    document: dict[str, Any],
+) -> None:
+    try:
+        ruleset = parse_document(document, "own")
+    except SpecError as error:
+        assert str(error).isprintable()
+    else:
+        assert isinstance(hash(ruleset), int)
 
 
 def test_a_rule_of_one_machine_or_kernel_hides_none_of_the_others(tmp_path: Path) -> None:

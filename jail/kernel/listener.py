@@ -7,6 +7,7 @@ import fcntl
 import os
 import select
 import struct
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
@@ -19,6 +20,8 @@ SECCOMP_IOCTL_NOTIF_ID_VALID: Final = 1 << 30 | 8 << 16 | 0x21 << 8 | 2
 SECCOMP_IOCTL_NOTIF_SET_FLAGS: Final = 1 << 30 | 8 << 16 | 0x21 << 8 | 4
 SECCOMP_USER_NOTIF_FLAG_CONTINUE: Final = 1
 SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: Final = 1
+NOTHING: Final = bytes(NOTIFICATION.size)
+"""the kernel wants it zeroed"""
 
 
 class Notification(NamedTuple):
@@ -95,3 +98,19 @@ def _send(fd: int, response: bytes) -> bool:
             return False
         raise
     return True
+
+
+def prefer_same_processor(fd: int) -> None:
+    """Who asks and who answers take turns anyway: one processor does for both (Linux 6.6)."""
+    with suppress(OSError):
+        fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+
+
+def receive_raw(fd: int) -> bytes:
+    """A ``struct seccomp_notif``, for which this waits; NOTIFICATION unpacks it."""
+    return fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, NOTHING)
+
+
+def send_raw(fd: int, response: bytes) -> None:
+    """A ``struct seccomp_notif_resp``, as RESPONSE packs it."""
+    fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_SEND, response)

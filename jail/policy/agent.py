@@ -19,6 +19,11 @@ FORK: Final = 0x4400 | SIGCHLD
 AT_FDCWD: Final = 2**64 - 100
 O_CREAT: Final = 0o100
 EVERY_PROCESS: Final = 2**64 - 1
+PR_SET_NAME: Final = 15
+# asm-generic/ioctls.h: what makes a terminal
+TIOCGPTN: Final = 0x80045430
+TIOCSPTLCK: Final = 0x40045431
+TIOCSWINSZ: Final = 0x5414
 
 CALLS: Final = [
     "brk",
@@ -43,7 +48,6 @@ CALLS: Final = [
     "getrandom",
     "gettid",
     "getuid",
-    "ioctl",
     "lseek",
     "madvise",
     "mkdirat",
@@ -57,7 +61,6 @@ CALLS: Final = [
     "pidfd_send_signal",
     "pipe2",
     "ppoll",
-    "prctl",
     "prlimit64",
     "read",
     "readlinkat",
@@ -98,6 +101,10 @@ EXAMPLES: Final[tuple[tuple[str, tuple[int, ...]], ...]] = (
     ("fchmod", (3, 0o644)),
     ("openat", (AT_FDCWD, 0, O_CREAT, 0o644)),
     ("mkdirat", (AT_FDCWD, 0, 0o755)),
+    ("prctl", (PR_SET_NAME,)),
+    ("ioctl", (3, TIOCGPTN)),
+    ("ioctl", (3, TIOCSPTLCK)),
+    ("ioctl", (3, TIOCSWINSZ)),
 )
 """calls whose arguments policies look at"""
 SHOWN: Final = Condition(0, "masked_eq", (0,), CLONE_NEW)
@@ -131,7 +138,7 @@ def widen(ruleset: Ruleset, target: Target) -> Ruleset:
     what the program's own filter says to the same call comes before it, a question as well
     (seccomp(2), “Return values”).
     """
-    names = (*list_calls(target), "kill", "fchmod", "seccomp")
+    names = (*list_calls(target), *(call for call, _ in EXAMPLES if call != "clone"), "seccomp")
     own = (
         Rule(tuple(dict.fromkeys(names)), "allow", ((),), "the agent's own work"),
         Rule(("clone",), "allow", ((SHOWN,),), "programs are started"),

@@ -39,6 +39,8 @@ CODE: Final = (
     "condition",
     "document",
     "filters",
+    "learn/ceiling",
+    "learn/table",
     "libseccomp",
     "load",
     "number",

@@ -8,7 +8,7 @@ from typing import Final
 from jail.policy import agent
 from jail.policy.libseccomp import knows_call
 from jail.policy.load import Policy
-from jail.policy.rule import Rule, Ruleset, Target
+from jail.policy.rule import PASSING, Rule, Ruleset, Target
 from jail.policy.telling import list_arguments, narrow
 
 OWN_FILTER: Final = (
@@ -19,10 +19,11 @@ OWN_FILTER: Final = (
 def find_notes(policy: Policy, target: Target) -> Iterator[str]:
     """A sentence each."""
     ruleset = policy.read_rules(target)
-    for index, rule in enumerate(ruleset.rules, 1):
-        if rule.policy == policy.name and policy.bases and rule.is_for(target):
-            yield from _find_repeated(policy, ruleset, target, index, rule)
     own = [rule for rule in ruleset.rules if rule.policy == policy.name]
+    if policy.bases:
+        first, *others = policy.bases
+        base = Policy(first.name, first.text, tuple(others)).read_rules(target)
+        yield from _find_repeated(own, base, target, first.name)
     calls = {call for rule in own for call in rule.calls}
     newer = [call for call in sorted(calls) if not knows_call(call, target.machine)]
     if newer:
@@ -31,25 +32,34 @@ def find_notes(policy: Policy, target: Target) -> Iterator[str]:
         yield OWN_FILTER
 
 
-def _find_repeated(
-    policy: Policy, ruleset: Ruleset, target: Target, index: int, rule: Rule
-) -> Iterator[str]:
-    calls = [call for call in rule.calls if _is_repeated(policy, ruleset, target, call, rule)]
-    if calls:
-        bases = " or ".join(each.name for each in policy.bases)
-        yield f"rule {index}: {', '.join(calls)}: nothing that {bases} does not say already"
+def _find_repeated(own: list[Rule], base: Ruleset, target: Target, name: str) -> Iterator[str]:
+    for index, rule in enumerate(own, 1):
+        others = Ruleset("", (*own[: index - 1], *own[index:], *base.rules))
+        whole = Ruleset("", (*own, *base.rules))
+        calls = [
+            call
+            for call in rule.calls
+            if _is_repeated(
+                rule, narrow(whole, target, call), narrow(others, target, call), target, call
+            )
+        ]
+        if calls and rule.is_for(target):
+            yield f"rule {index}: {', '.join(calls)}: nothing that {name} does not say already"
 
 
-def _is_repeated(policy: Policy, ruleset: Ruleset, target: Target, call: str, rule: Rule) -> bool:
-    """Whether all that it decides is decided the same way by the bases, if it isn't there."""
-    whole = narrow(ruleset, target, call)
-    others = Ruleset(whole.default, tuple(each for each in whole.rules if each is not rule))
+def _is_repeated(rule: Rule, whole: Ruleset, others: Ruleset, target: Target, call: str) -> bool:
+    """Whether all that it decides is decided the same way if it isn't there, and by the base."""
     for args in list_arguments(whole.rules):
         if whole.decide(target, call, args).rule is not rule:
             continue
         found = others.decide(target, call, args).rule
-        if found is None or found.policy == policy.name:
+        if found is None or found.policy == rule.policy:
             return False
-        if (found.action, found.quiet) != (rule.action, rule.quiet):
+        if _what_is_told(found) != _what_is_told(rule):
             return False
     return True
+
+
+def _what_is_told(rule: Rule) -> tuple[object, ...]:
+    """Whoever is refused something is told why; of what is allowed nothing is said."""
+    return rule.action, rule.quiet, "" if rule.action in PASSING else rule.why

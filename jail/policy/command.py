@@ -13,6 +13,7 @@ import sys
 from typing import Any, Final
 
 from jail.errors import JailError, SpecError
+from jail.policy.learn.command import add_learn
 from jail.policy.words import add_export
 from jail.say import complain, complain_of, make_printable
 from jail.trial.command import add_test
@@ -37,6 +38,7 @@ def add_policy_commands(commands: Any) -> None:
     add_check(own)
     add_diff(own)
     add_compile(own)
+    add_learn(own)
     add_export(own)
     add_test(own)
 
@@ -85,12 +87,13 @@ def add_list(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     from jail.policy.load import list_policies, load_policy
-    from jail.policy.show import find_purpose
+    from jail.policy.show import find_purpose, wrap
 
     names = list_policies()
-    width = max(map(len, names))
+    width = max(map(len, names)) + 2
     for name in names:
-        say(f"{name:{width}}  {find_purpose(load_policy(name).text)}")
+        for line in wrap(find_purpose(load_policy(name).text), f"{name:{width}}", " " * width):
+            say(line)
     return 0
 
 

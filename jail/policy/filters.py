@@ -37,11 +37,12 @@ def make_filters(policy: Policy, report: Report) -> Filters:
     if missing := agent.find_missing(ruleset, target):
         raise SpecError(f"seccomp policy {name}: no program can run without {', '.join(missing)}")
     listens = report != "none"
-    program = compile_ruleset(ruleset, target, report, name)
+    asked = policy.read_filter(target)
+    program = compile_ruleset(asked, target, report, name)
     refuses_tcp = not any(
         ruleset.decide(target, "socket", (family, SOCK_STREAM, 0)).passes for family in INTERNET
     )
-    if agent.is_enough(ruleset, target):
+    if agent.is_enough(asked, target):
         return Filters(program, b"", listens, refuses_tcp)
     wide = compile_ruleset(agent.widen(ruleset, target), target, "none", name)
     return Filters(wide, program, listens, refuses_tcp)

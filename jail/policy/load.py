@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 POLICIES: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "policies")
 MAX_TEXT_BYTES: Final = 1 << 20
-MAX_BASES: Final = 8
+MAX_CHAIN: Final = 9
 FIRST_TABLE: Final = re.compile(rb"^[ \t]*\[", re.MULTILINE)
 EXTENDS: Final = re.compile(rb"""^[ \t]*extends[ \t]*=[ \t]*["']([^"'\\\n]+)["']""", re.MULTILINE)
 
@@ -35,6 +35,15 @@ class Text(NamedTuple):
     def is_profile(self) -> bool:
         """Whether it is JSON in Docker's way, not TOML in ours."""
         return self.name.endswith(".json")
+
+
+class File(NamedTuple):
+    """Where it lies, which version of it that is, and what it extends."""
+
+    text: Text
+    path: str
+    identity: tuple[int, int, int, int]
+    base: str | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,10 @@ class Policy:
 
             target = read_target()
         return _parse_texts(texts, target if texts[-1].is_profile() else None)
+
+    def read_filter(self, target: Target) -> Ruleset:
+        """What the filter of its programs is made of."""
+        return self.read_rules(target)
 
     @property
     def ruleset(self) -> Ruleset:
@@ -97,20 +110,16 @@ def load_policy(name_or_path: str) -> Policy:
     SpecError says what is wrong with the name or the file; what is wrong with a rule in it is said
     when it is compiled, or the rules are asked for.
     """
-    name, path = name_or_path, _find(name_or_path)
-    seen: list[str] = []
-    chain: list[Text] = []
-    while True:
-        text = _read_text(name, path)
-        chain.append(text)
-        base = _find_base(text)
-        if base is None:
-            return Policy(name_or_path, chain[0].text, tuple(chain[1:]))
-        seen.append(os.path.realpath(path))
-        name, path = _find_from(path, base, chain)
-        if os.path.realpath(path) in seen or len(chain) > MAX_BASES:
-            names = " extends ".join([*(each.name for each in chain), name])
+    file = _read_file(name_or_path, _find(name_or_path))
+    chain = [file]
+    while file.base is not None:
+        name, path = _find_from(file, file.base)
+        file = _read_base(file, name, path)
+        chain.append(file)
+        if file.identity in [each.identity for each in chain[:-1]] or len(chain) > MAX_CHAIN:
+            names = " extends ".join(each.text.name for each in chain)
             raise SpecError(f"seccomp policy {name_or_path}: {names}: that never ends")
+    return Policy(name_or_path, chain[0].text.text, tuple([each.text for each in chain[1:]]))
 
 
 def list_policies() -> list[str]:
@@ -127,22 +136,31 @@ def is_path(name_or_path: str) -> bool:
 def _find(name_or_path: str) -> str:
     if is_path(name_or_path):
         return name_or_path
-    path = f"{POLICIES}/{name_or_path}.toml"
-    if not name_or_path.isprintable() or not os.path.exists(path):
-        known = ", ".join([*list_policies(), "unconfined"])
-        raise SpecError(f"no seccomp policy {name_or_path!r}: there are {known}, or give a file")
-    return path
+    if not name_or_path.isprintable():
+        raise _make_unknown(name_or_path)
+    return f"{POLICIES}/{name_or_path}.toml"
 
 
-def _find_from(path: str, base: str, chain: list[Text]) -> tuple[str, str]:
+def _make_unknown(name: str) -> SpecError:
+    known = ", ".join([*list_policies(), "unconfined"])
+    return SpecError(f"no seccomp policy {name!r}: there are {known}, or give a file")
+
+
+def _find_from(file: File, base: str) -> tuple[str, str]:
     """The base's name and path; a path is looked up from the folder of who extends it."""
     if is_path(base):
-        base = os.path.join(os.path.dirname(path), base)
+        base = os.path.join(os.path.dirname(file.path), base)
         return base, base
+    return base, f"{POLICIES}/{base}.toml"
+
+
+def _read_base(file: File, name: str, path: str) -> File:
     try:
-        return base, _find(base)
+        return _read_file(name, path)
     except SpecError as error:
-        raise SpecError(f"seccomp policy {chain[-1].name}: extends: {error}") from None
+        if is_path(name):
+            raise
+        raise SpecError(f"seccomp policy {file.text.name}: extends: {error}") from None
 
 
 def _find_base(text: Text) -> str | None:
@@ -154,12 +172,17 @@ def _find_base(text: Text) -> str | None:
     return None if found is None else found[1].decode(errors="replace")
 
 
-def _read_text(name: str, path: str) -> Text:
+def _read_file(name: str, path: str) -> File:
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):
             raise SpecError(f"seccomp policy {path}: not a regular file")
-        return _read_version(name, path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        identity = facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
+        return _read_version(name, path, identity)
+    except FileNotFoundError as error:
+        if not is_path(name):
+            raise _make_unknown(name) from None
+        raise SpecError(f"seccomp policy {path}: {error.strerror}") from None
     except (OSError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
@@ -167,12 +190,13 @@ def _read_text(name: str, path: str) -> Text:
         raise SpecError(f"seccomp policy {path}: {reason}") from None
 
 
-@functools.lru_cache(maxsize=32)
-def _read_version(name: str, path: str, inode: int, mtime_ns: int, size: int) -> Text:
-    if size > MAX_TEXT_BYTES:
+@functools.lru_cache(maxsize=64)
+def _read_version(name: str, path: str, identity: tuple[int, int, int, int]) -> File:
+    if identity[-1] > MAX_TEXT_BYTES:
         raise SpecError(f"seccomp policy {path}: larger than {MAX_TEXT_BYTES} bytes")
     with open(path, "rb") as file:
-        return Text(name, file.read(MAX_TEXT_BYTES))
+        text = Text(name, file.read(MAX_TEXT_BYTES))
+    return File(text, path, identity, _find_base(text))
 
 
 @functools.lru_cache(maxsize=32)
@@ -188,6 +212,8 @@ def _parse_texts(texts: tuple[Text, ...], target: Target | None) -> Ruleset:
         return _parse_toml(first, base)
     except ValueError as error:  # of TOML, of UTF-8, or a SpecError
         raise SpecError(f"seccomp policy {first.name}: {error}") from None
+    except RecursionError:
+        raise SpecError(f"seccomp policy {first.name}: nested too deeply") from None
 
 
 def _parse_toml(text: Text, base: tuple[str, Ruleset] | None) -> Ruleset:

@@ -39,8 +39,16 @@ def _phrase(call: str, condition: Condition, before: tuple[int, ...]) -> str:
     if mask not in (ALL_BITS, LOW_HALF):
         if condition.values == (mask,) and mask.bit_count() == 1:
             return f"{arg} has {names[0]}"
-        arg = f"{arg} & {name_mask(call, condition.arg, mask)}"
+        arg = f"{arg} & {_spread(name_mask(call, condition.arg, mask))}"
     return f"{arg} == {names[0]}" if len(names) == 1 else f"{arg} in ({', '.join(names)})"
+
+
+def _spread(names: str) -> str:
+    """With places where a line can be broken."""
+    if "|" not in names:
+        return names
+    spread = names.replace("|", " | ")
+    return spread if spread.startswith("~(") else f"({spread})"
 
 
 def phrase_guards(rule: Rule, target: Target) -> list[str]:

@@ -137,15 +137,23 @@ def _what_it_does(rule: Rule) -> tuple[object, ...]:
 
 
 def override(own: ByCall, base: Iterable[Rule]) -> list[Rule]:
-    """The base's rules without the calls that are decided before them, everywhere and always."""
-    decided = {call for call, rules in own.items() if any(_is_final(rule) for _, rule in rules)}
+    """The base's rules without the calls that are decided before, wherever the rule is."""
     left = []
     for rule in base:
-        calls = tuple(call for call in rule.calls if call not in decided)
+        calls = tuple(call for call in rule.calls if not _is_dead(rule, own.get(call, [])))
         if calls:
             left.append(rule if len(calls) == len(rule.calls) else replace(rule, calls=calls))
     return left
 
 
-def _is_final(rule: Rule) -> bool:
-    return rule.is_always() and not rule.machines and rule.min_kernel is None
+def _is_dead(rule: Rule, earlier: list[tuple[str, Rule]]) -> bool:
+    """Whether each of its alternatives is decided by one of the earlier rules."""
+    deciding = [
+        conjunction
+        for _, each in earlier
+        if _is_wherever(each, rule)
+        for conjunction in each.alternatives
+    ]
+    return bool(deciding) and all(
+        any(implies(later, each) for each in deciding) for later in rule.alternatives
+    )

@@ -31,7 +31,7 @@ class Shown:
         return "\n".join(self._list_lines())
 
     def _list_lines(self) -> Iterator[str]:
-        yield f"{self.name}: {self.purpose}" if self.purpose else self.name
+        yield from wrap(f"{self.name}: {self.purpose}" if self.purpose else self.name, "", "  ")
         if self.extends:
             yield f"extends {', '.join(self.extends)}"
         passing = [each for each in self.rules if each[1].action in PASSING]
@@ -53,10 +53,10 @@ class Shown:
         notes += ["quiet"] if rule.quiet else []
         notes += [f"of {rule.policy}"] if rule.policy not in ("", self.name) else []
         behind = f" ({', '.join(notes)})" if notes else ""
-        yield from _wrap(f"{number:>4}. {rule.action}: {rule.why}{behind}", "", " " * 6)
-        yield from _wrap(" ".join(rule.calls), " " * 8, " " * 8)
+        yield from wrap(f"{number:>4}. {rule.action}: {rule.why}{behind}", "", " " * 6)
+        yield from wrap(" ".join(rule.calls), " " * 8, " " * 8)
         for index, text in enumerate(phrase_alternatives(rule)):
-            yield from _wrap(text, " " * 10 + ("or " if index else "if "), " " * 13)
+            yield from wrap(text, " " * 10 + ("or " if index else "if "), " " * 13)
 
     def to_json(self) -> dict[str, Any]:
         """The same, with the numbers of all conditions."""
@@ -90,12 +90,19 @@ def make_shown(policy: Policy, ruleset: Ruleset, target: Target, calls: tuple[st
 
 
 def find_purpose(text: bytes) -> str:
-    """The first line of the comment that a file begins with."""
-    first = text.split(b"\n", 1)[0].decode(errors="replace").strip()
-    return first.lstrip("#").strip() if first.startswith("#") else ""
+    """The first sentence of the comment that a file begins with."""
+    words: list[str] = []
+    for line in text.decode(errors="replace").splitlines():
+        own = line.lstrip("# ").split() if line.startswith("#") else []
+        if not own:
+            break
+        words += own
+    sentence, dot, _ = " ".join(words).partition(". ")
+    return f"{sentence}{dot}".strip()
 
 
-def _wrap(text: str, first: str, other: str) -> list[str]:
+def wrap(text: str, first: str, other: str) -> list[str]:
+    """Lines that fit, the first and the others behind their margins."""
     return textwrap.wrap(
         text,
         WIDTH,

@@ -22,9 +22,10 @@ import pytest
 import jail.supervisor
 from jail import HostError, Jail, ProgramError
 from jail.host import HostFacts, read_facts
+from jail.inputs import plan_jail
 from jail.kernel import mount
 from jail.landlock import MIN_ABI, SCOPE_ABI
-from jail.launchplan import Bind, LaunchPlan, Seal
+from jail.launchplan import Bind, Landlock, LaunchPlan, Seal
 from jail.plan import Inputs, Plan, make_plan
 from jail.spec import JailSpec
 from tests.attacks.payload import run_inside
@@ -310,7 +311,9 @@ def test_a_signal_goes_no_further_than_the_domain() -> None:
     """NS-07. In a jail the pid namespace leaves no one to aim at, so this is tried without one."""
     if read_facts().landlock_abi < SCOPE_ABI:
         pytest.skip("this host lacks a part: Landlock's scopes")
-    scoped = plan_rules(read_facts().landlock_abi).scoped
+    rules = plan_rules(read_facts().landlock_abi)
+    assert rules is not None
+    scoped = rules.scoped
     for flags, ended in ((0, True), (scoped, False)):
         if flags == 0:
             flags = scoped & ~2 or 1
@@ -326,9 +329,9 @@ def test_a_signal_goes_no_further_than_the_domain() -> None:
 # -- and what must go on --------------------------------------------------------------------------
 
 
-def plan_rules(abi: int):  # type: ignore[no-untyped-def]
+def plan_rules(abi: int) -> Landlock | None:
     facts = replace(read_facts(), landlock_abi=abi)
-    return jail.supervisor.plan_jail(jail.make_spec(), facts).launch.landlock
+    return plan_jail(jail.make_spec(), facts).launch.landlock
 
 
 @pytest.mark.parametrize("abi", range(MIN_ABI, 8))

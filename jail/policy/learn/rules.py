@@ -6,7 +6,8 @@ ceiling refuses is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,8 +18,6 @@ from jail.policy.rule import PASSING, Condition, Ruleset, Target
 from jail.policy.shadow import Conjunction, implies
 
 ALWAYS: Final = ((),)
-EXECUTING: Final = ("execve",)
-"""what no program can start without: nobody could try the result"""
 USED: Final = "used, and in no other way"
 UNTAKEABLE: Final = ("trap", "trace")
 """actions that no policy file can say"""
@@ -55,8 +54,9 @@ class Piece:
 
 
 def find_floor(ceiling: Ruleset, target: Target) -> frozenset[str]:
-    """Those of FLOOR that the ceiling allows whatever their arguments."""
-    return frozenset(call for call in FLOOR_CALLS if is_always_allowed(ceiling, target, call))
+    """Those of FLOOR that the ceiling allows whatever their arguments; and what starts anything."""
+    allowed = {call for call in FLOOR_CALLS if is_always_allowed(ceiling, target, call)}
+    return frozenset(allowed | {"execve"})
 
 
 def is_always_allowed(ruleset: Ruleset, target: Target, call: str) -> bool:
@@ -159,7 +159,7 @@ def _make_narrow(learned: Learned, base: Ruleset, ceiling: Ruleset) -> Iterator[
     """Exactly the uses that were seen of calls that are many in one."""
     for call in sorted(learned.seen & TELLING.keys()):
         made = learned.values.get(call, set())
-        yield from _narrow_ceiling(call, made, ceiling)
+        yield from _join_neighbours(_narrow_ceiling(call, made, ceiling))
         tried = {values: act for (name, values), act in learned.refused.items() if name == call}
         for action in sorted(set(tried.values())):
             refused = {each for each in tried if tried[each] == action and each not in made}
@@ -168,6 +168,14 @@ def _make_narrow(learned: Learned, base: Ruleset, ceiling: Ruleset) -> Iterator[
                 yield Piece(call, take_action(action), join_values(call, refused), why)
         if may_pass(base, call):
             yield Piece(call, REFUSAL, ALWAYS, "its other uses: not needed")
+
+
+def _join_neighbours(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Of those that differ in their conditions only, one."""
+    for _, group in itertools.groupby(pieces, key=lambda each: replace(each, alternatives=())):
+        first, *more = group
+        alternatives = [one for each in (first, *more) for one in each.alternatives]
+        yield replace(first, alternatives=tuple(dict.fromkeys(alternatives)))
 
 
 def _narrow_ceiling(call: str, made: set[Values], ceiling: Ruleset) -> Iterator[Piece]:
@@ -203,7 +211,7 @@ def may_pass(ruleset: Ruleset, call: str) -> bool:
 
 
 def _refuse_unused(learned: Learned, base: Ruleset, floor: frozenset[str]) -> Iterator[Piece]:
-    needed = learned.seen | floor | set(EXECUTING)
+    needed = learned.seen | floor
     unused: dict[str, bool] = {}
     for rule in base.rules:
         for call in rule.calls if rule.action in PASSING else ():

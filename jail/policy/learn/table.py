@@ -11,10 +11,10 @@ FLOOR: Final[dict[str, tuple[str, ...]]] = {
         "rt_sigreturn",
         "restart_syscall",
     ),
+    "no program can start without": ("execve",),
     "the C library's own start": (
         "rseq",
         "set_robust_list",
-        "set_tid_address",
         "rt_sigaction",
         "rt_sigprocmask",
         "sigaltstack",
@@ -49,7 +49,10 @@ FLOOR: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 """Calls that nobody is asked for, and that are in every result, with the reasons: they concern
-nobody but the program itself, and most are made so often that asking would be what is measured."""
+nobody but the program itself, and most are made so often that asking would be what is measured.
+The first execve could not be asked about: nobody has the listener by then."""
+STARTING: Final = ("arch_prctl", "set_tid_address")
+"""made once by a program that was just executed, and seldom else"""
 FLOOR_CALLS: Final = frozenset(call for calls in FLOOR.values() for call in calls)
 
 INT: Final = 2**32 - 1

@@ -1,0 +1,77 @@
+"""Running a program to learn what it needs: a thread answers for its every call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from jail.errors import HostError
+from jail.foreground import Request, run_foreground
+from jail.kernel.process import kill_pidfd
+from jail.listening import open_caller
+
+if TYPE_CHECKING:
+    from jail.policy.learn.watch import Watch
+    from jail.result import Result
+
+GRACE_S: Final = 10.0
+"""for the last answers: whoever was asked about is dead by then"""
+
+
+def run_watched(request: Request, watch: Watch) -> Result:
+    """As ``run_foreground``. HostError where nobody could watch."""
+    learning = Learning(watch)
+    spec = replace(request.spec, watched=True)
+    result = run_foreground(replace(request, spec=spec, attend=learning.attend))
+    if not learning.finish() and not result.fault:
+        raise HostError(
+            "nothing can be learned here: a filter around us has the only listener",
+            step="listener",
+            remedy="run it outside of other sandboxes",
+        )
+    return result
+
+
+class Learning:
+    """The thread, which blocks where a task of trio's could not: in every question."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def attend(self, fd: int) -> None:
+        """Owns the listener's fd."""
+        self._thread = threading.Thread(target=self._run, args=(fd,), name="learn", daemon=True)
+        self._thread.start()
+
+    def _run(self, fd: int) -> None:
+        try:
+            self._watch.run(fd, end_caller)
+        except BaseException as error:  # told by finish(): here nobody would hear of it
+            self._error = error
+
+    def finish(self) -> bool:
+        """All has been noted; False if nothing ever was."""
+        if self._thread is None:
+            return False
+        self._thread.join(GRACE_S)
+        if self._error is not None:
+            raise self._error
+        return True
+
+
+def end_caller(thread: int) -> None:
+    """As SECCOMP_RET_KILL_PROCESS does: by a SIGSYS, or by SIGKILL where that would not end it."""
+    caller = open_caller(thread)
+    if caller is None:
+        return
+    try:
+        with suppress(OSError):
+            kill_pidfd(caller.pidfd, signal.SIGKILL if caller.is_deaf else signal.SIGSYS)
+    finally:
+        os.close(caller.pidfd)
