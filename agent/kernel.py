@@ -67,9 +67,8 @@ def syscall(number: int, *args: Argument) -> int:
 
 def _pass(arg: Argument) -> object:
     if isinstance(arg, int):
-        # ctypes takes a plain int for a C int, which libffi extends to the register's width.
-        if -(2**31) <= arg < 2**31:
-            return arg
+        # ctypes takes a plain int for a C int: libffi extends that to a register's width, but the
+        # sixth argument of a call is syscall()'s seventh and lies on the stack.
         return ctypes.c_long(arg - 2**64 if arg >= 2**63 else arg)
     if isinstance(arg, ctypes.Structure):
         return ctypes.byref(arg)

@@ -16,6 +16,7 @@ from jail.errors import JailError, SpecError
 from jail.policy.learn.command import add_learn
 from jail.policy.words import add_export
 from jail.say import complain, complain_of, make_printable
+from jail.trial.command import add_test
 
 FAILED: Final = 125
 WRONG: Final = 1
@@ -39,6 +40,7 @@ def add_policy_commands(commands: Any) -> None:
     add_compile(own)
     add_learn(own)
     add_export(own)
+    add_test(own)
 
 
 def run_policy(args: argparse.Namespace, program: list[str]) -> int:

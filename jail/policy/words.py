@@ -1,4 +1,4 @@
-"""The words of ``jail policy export`` and ``jail policy test``. What does it comes later."""
+"""The words of ``jail policy export``. What does it comes later."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 from jail.errors import SpecError
 from jail.say import complain
-
-# -- export ---------------------------------------------------------------------------------------
 
 
 def add_export(commands: Any) -> None:

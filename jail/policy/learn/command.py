@@ -181,10 +181,11 @@ def find_shown(spec: JailSpec, learned: Learned) -> list[str]:
     """What it looked for and the host has: it could be shown."""
     from jail.policy.learn.path import propose_volumes
 
-    missing = learned.paths.get("missing", ())
     if spec.rootfs != "host":
         return []
-    return propose_volumes(missing, [each for each in missing if os.access(each, os.R_OK)])
+    # Of a link, what it leads to is what isn't there inside.
+    missing = {os.path.realpath(each) for each in learned.paths.get("missing", ())}
+    return propose_volumes(each for each in missing if os.access(each, os.R_OK))
 
 
 def write(

@@ -1,0 +1,1 @@
+"""Real programs, unchanged, under each policy that claims to run them."""
