@@ -8,8 +8,8 @@ import shlex
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
-from jail.errors import SpecError
-from jail.say import complain, tell_end
+from jail.errors import JailError, SpecError
+from jail.say import complain, complain_of, tell_end
 
 if TYPE_CHECKING:
     from jail.policy.learn.note import Learned
@@ -67,10 +67,22 @@ def add_learn(commands: Any) -> None:
 
 
 def run_learn(args: argparse.Namespace) -> int:
-    """The exit status. Raises what is wrong before the start."""
+    """The exit status: as that of ``jail run``, also where nothing ran."""
+    from jail.result import make_failure
+
+    try:
+        return learn(args)
+    except JailError as error:
+        complain_of(error)
+        return make_failure(error).exit_status
+
+
+def learn(args: argparse.Namespace) -> int:
+    """The program's exit status."""
     from jail.check import check_argv
     from jail.cli import make_spec_of
     from jail.policy.compile import read_target
+    from jail.policy.learn.propose import list_mounts
 
     spec, argv = make_spec_of(args), check_argv(args.program)
     target = read_target()
@@ -81,8 +93,6 @@ def run_learn(args: argparse.Namespace) -> int:
     if result.fault:
         return result.exit_status
     tell_end(result)
-    from jail.policy.learn.propose import list_mounts
-
     mounts = list_mounts(spec, learned)
     learned.mounts.update(mounts)
     command = find_command(args, argv, mounts, learned)
