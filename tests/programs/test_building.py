@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -119,7 +118,9 @@ async def test_dpkg_and_tar_pack_and_unpack_but_leave_no_set_id_bit(workshop: Ja
     assert names_of_denied(refused) == {"fchmodat"}
 
 
-LEAK: Final = "int main(void) { volatile char *lost = __builtin_malloc(7); lost = 0; return !!lost; }"
+LEAK: Final = (
+    "int main(void) { volatile char *lost = __builtin_malloc(7); lost = 0; return !!lost; }"
+)
 
 
 @pytest.mark.parametrize("policy", ["build"])

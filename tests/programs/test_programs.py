@@ -61,7 +61,11 @@ async def build(supervisor: Supervisor, folder: Path, name: str) -> None:
 
 def fine(result: Result) -> bytes:
     """What it printed, if it ended well."""
-    assert result.verdict is Verdict.OK, (result.message, result.stdout[-2000:], result.stderr[-2000:])
+    assert result.verdict is Verdict.OK, (
+        result.message,
+        result.stdout[-2000:],
+        result.stderr[-2000:],
+    )
     return result.stdout
 
 
