@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jail.policy import libseccomp
+from jail.policy.compile import compile_ruleset
 from jail.policy.export import MOST_INSTRUCTIONS, Export, export_profile
 from jail.policy.load import list_policies, load_policy
 from jail.policy.number import read_names
@@ -188,6 +189,18 @@ def test_what_is_read_back_is_the_policy_or_stricter_where_a_note_says_so(name: 
                 if found.action != wanted.action.replace("notify", "allow"):
                     assert not found.passes, (call, args)
                     assert call in exported.notes, (call, args)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_read_back_is_compiled_as_it_says(name: str, machine: str) -> None:
+    target = Target(machine, (6, 1))
+    back = parse_profile(export(name).to_json().encode(), f"{name}.json", target)
+    program = compile_ruleset(back, target)
+    for number, call in read_names(machine).items():
+        for args in itertools.islice(telling_arguments(back, call), 60):
+            expected = to_return(back.decide(target, call, args).action)
+            assert bpf.run_filter(program, MACHINES[machine], number, args) == expected, call
 
 
 @pytest.mark.parametrize("name", POLICIES)
