@@ -24,7 +24,7 @@ readonly STALE_MINUTES=180
 
 readonly NEEDED_PACKAGES=(
     acl attr bubblewrap busybox-static ca-certificates dbus-daemon debian-archive-keyring debootstrap
-    e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iproute2 keyutils libc6-dev libpython3-testsuite
+    e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iproute2 keyutils libc6-dev
     libseccomp2 make passt procps python3 python3-dev python3-hypothesis python3-numpy python3-pytest
     python3-venv rsync rustc slirp4netns sqlite3 strace uidmap util-linux
 )
@@ -116,6 +116,7 @@ prepare_host() {
     exec 8>"$STATE_DIR/lock"
     flock 8
     install_packages
+    install_testsuite
     install_profile
     make_user
     exec 8>&-
@@ -144,6 +145,15 @@ install_packages() {
     for package in $(missing_of "${WANTED_PACKAGES[@]}"); do
         apt_install "$package" || say "going on without $package: apt-get could not install it"
     done
+}
+
+# CPython's own tests, whose package has the version in its name.
+install_testsuite() {
+    local package
+    package=lib$(basename "$(readlink -f /usr/bin/python3)")-testsuite
+    [ -n "$(missing_of "$package")" ] || return 0
+    say "installing $package"
+    apt_install "$package" || say "going on without $package: apt-get could not install it"
 }
 
 # The seccomp profile that podman brings, for the tests of what reads such ones. Of its package

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import tomllib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from jail.errors import JailError, SpecError
@@ -222,10 +223,13 @@ def write(
 
 
 def export(ruleset: Ruleset) -> str:
-    """As Docker takes it."""
+    """As Docker takes it, whose runtime is under the filter before the program is."""
     from jail.policy.export import export_profile
+    from jail.policy.learn.table import CONTAINER_RUNTIME
+    from jail.policy.rule import Rule
 
-    exported = export_profile(ruleset)
+    starting = Rule(CONTAINER_RUNTIME, "allow", ((),), "runc starts the program under the filter")
+    exported = export_profile(replace(ruleset, rules=(starting, *ruleset.rules)))
     for call, notes in exported.notes.items():
         complain(f"note: {call}: {'; '.join(notes)}")
     return exported.to_json()
