@@ -265,12 +265,17 @@ rulesets = st.builds(
     st.sampled_from(["allow", "log", "kill", "EPERM", "ENOSYS"]),
     st.lists(rules, max_size=4),
 )
+TANGLED: Final = Rule(
+    ("read",), "allow", (tuple(Condition(arg, "ne", (5,)) for arg in range(3)),), "why"
+)
 NOT_ONE: Final = Rule(("read",), "EPERM", ((Condition(0, "eq", (1,)),),), "why")
 
 
 @given(rulesets)
 @example(Ruleset("ENOSYS", (NOT_ONE, Rule(("read",), "allow", ((),), "why"))))
 @example(Ruleset("allow", (NOT_ONE, Rule(("read",), "kill", ((),), "why"))))
+@example(Ruleset("kill", (Rule(("socket",), "kill", ((),), "why"),)))
+@example(Ruleset("allow", (TANGLED, Rule(("read",), "log", ((),), "why"))))
 @settings(patience, max_examples=80)
 def test_any_policy_is_read_back_as_it_was_or_stricter_where_a_note_says_so(
     ruleset: Ruleset,
