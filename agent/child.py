@@ -10,7 +10,7 @@ import termios
 from collections.abc import Mapping, Sequence
 
 from .filter import Filter
-from .forked import ALL_SIGNALS, Action, fork_exec
+from .forked import ALL_SIGNALS, Action, fork_exec, fork_traced
 
 HEAD_BYTES = 4096
 PT_INTERP = 3
@@ -41,6 +41,11 @@ def spawn(
     _enter(cwd)
     try:
         path = find_program(argv[0], env.get("PATH", ""))
+        if own is not None and own.traces:
+            traced = fork_traced(path, argv, env, rlimits, actions, own)
+            if traced is not None:
+                return traced, -1
+            own = own._replace(traces=False)
         if rlimits or own is not None:
             return fork_exec(path, argv, env, rlimits, actions, own)
         pid = os.posix_spawn(

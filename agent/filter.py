@@ -14,6 +14,7 @@ ACTION: Final = 0xFFFF0000
 KILL_PROCESS: Final = 0x80000000
 ERRNO: Final = 0x00050000
 USER_NOTIF: Final = 0x7FC00000
+TRACE: Final = 0x7FF00000
 ALLOW: Final = 0x7FFF0000
 KILL_MARK: Final = 0xFFF
 """The kernel doesn't look at the data of SECCOMP_RET_USER_NOTIF: there stands the errno that is
@@ -21,14 +22,22 @@ to be answered, 0 for a call that is to be made, this where the program is to be
 
 
 class Filter(NamedTuple):
-    """``sock_filter`` bytes; ``listens``: some of its returns ask a listener."""
+    """``sock_filter`` bytes; ``listens``: some of its returns ask a listener.
+
+    ``traces``: they ask a tracer instead. The data of SECCOMP_RET_TRACE is the errno then; what
+    refuses without asking is 0 there.
+    """
 
     program: bytes
     listens: bool
+    traces: bool = False
 
 
 def load(filter_: Filter) -> int:
     """The listener's fd, -1 where it has none or the kernel has given the only one away."""
+    if filter_.traces:
+        kernel.load_filter(filter_.program)
+        return -1
     if filter_.listens:
         try:
             return kernel.open_listener(filter_.program)
@@ -43,13 +52,18 @@ def silence(program: bytes) -> bytes:
     """The same decisions without asking anybody: a question to nobody would answer ENOSYS."""
     silenced = bytearray(program)
     for index, (code, _, _, value) in enumerate(INSTRUCTION.iter_unpack(program)):
-        if code == RETURN and value & ACTION == USER_NOTIF:
-            answer = INSTRUCTION.pack(RETURN, 0, 0, _answer(value & 0xFFFF))
+        if code == RETURN:
+            answer = INSTRUCTION.pack(RETURN, 0, 0, _silence(value))
             silenced[index * INSTRUCTION.size : (index + 1) * INSTRUCTION.size] = answer
     return bytes(silenced)
 
 
-def _answer(data: int) -> int:
+def _silence(value: int) -> int:
+    action, data = value & ACTION, value & 0xFFFF
+    if action == TRACE and data:
+        return ERRNO | data
+    if action != USER_NOTIF:
+        return value
     if data == KILL_MARK:
         return KILL_PROCESS
     return ERRNO | data if data else ALLOW

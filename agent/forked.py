@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from . import filter as filters
-from . import kernel
+from . import kernel, tracer
 from .filter import Filter
 
 Action = tuple[Any, ...]
@@ -22,6 +22,8 @@ Action = tuple[Any, ...]
 ALL_SIGNALS: Final = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 REPORT: Final = struct.Struct("=ii")
 """an errno, and the listener's fd: what the child tells where a filter may forbid it to write"""
+UNTRACED: Final = -2
+"""in the fd's place: it can't be traced"""
 
 
 def fork_exec(
@@ -52,11 +54,74 @@ def fork_exec(
     return pid, listener_fd
 
 
+def fork_traced(
+    path: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    rlimits: Sequence[Sequence[int]],
+    actions: Sequence[Action],
+    own: Filter,
+) -> int | None:
+    """The pid of a program that we have traced since before its filter was there; OSError if it
+    can't be executed. None where it can't be traced: then not an instruction of it has run.
+    """
+    image = kernel.Image(path, argv, env)
+    with mmap.mmap(-1, mmap.PAGESIZE) as report:
+        REPORT.pack_into(report, 0, 0, -1)
+        pid = kernel.fork()
+        if pid == 0:
+            _become(image, rlimits, actions, own, report)
+        is_executed = _await_exec(pid)
+        code, mark = REPORT.unpack_from(report)
+    if mark == UNTRACED or (is_executed and not _seize(pid)):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return None
+    if code:
+        os.waitpid(pid, 0)
+        raise OSError(code, os.strerror(code))
+    return pid
+
+
+def _await_exec(pid: int) -> bool:
+    """Until it stops at its first instruction, by a SIGTRAP; False if it ended before.
+
+    What we have of it by PTRACE_TRACEME has no options, so no other stop is ours: ptrace(2).
+    """
+    while True:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+        if found is None or found.si_code != os.CLD_TRAPPED:
+            return False
+        if found.si_status == signal.SIGTRAP:
+            return True
+        number = 0 if found.si_status in tracer.STOPS else found.si_status
+        kernel.ptrace(kernel.PTRACE_CONT, pid, 0, number)
+
+
+def _seize(pid: int) -> bool:
+    """Trace it as one whose stops by signals work as if it weren't: PTRACE_SEIZE.
+
+    Before it was executed it was as little ours to seize as we are, and a program that its user
+    can't read never is. Stopped meanwhile, it can't ask its filter anything.
+    """
+    try:
+        kernel.ptrace(kernel.PTRACE_DETACH, pid, 0, signal.SIGSTOP)
+        kernel.ptrace(kernel.PTRACE_SEIZE, pid, 0, tracer.OPTIONS)
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return True  # killed: it is told of as any other
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def _keep_stdio() -> Iterator[None]:
     """The child puts the program's streams where ours are."""
-    kept = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1, 2)]
+    kept: list[int] = []
     try:
+        for number in (0, 1, 2):
+            kept.append(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3))
         yield
     finally:
         for number, fd in enumerate(kept):
@@ -86,6 +151,9 @@ def _become(
             _, most = resource.getrlimit(number)
             resource.setrlimit(number, (_least(soft, most), _least(hard, most)))
         if own is not None:
+            if own.traces:
+                listener_fd = UNTRACED
+                kernel.ptrace(kernel.PTRACE_TRACEME, 0)
             listener_fd = filters.load(own)
             REPORT.pack_into(report, 0, 0, listener_fd)
         image.execute()

@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,25 @@ CLONE_VFORK: Final = 0x4000
 SECCOMP_SET_MODE_FILTER: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 0x8
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 0x20
+WALL: Final = 0x40000000
+
+# linux/ptrace.h
+PTRACE_TRACEME: Final = 0
+PTRACE_POKEUSR: Final = 6
+PTRACE_CONT: Final = 7
+PTRACE_DETACH: Final = 17
+PTRACE_GETEVENTMSG: Final = 0x4201
+PTRACE_SETREGSET: Final = 0x4205
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_LISTEN: Final = 0x4208
+PTRACE_GET_SYSCALL_INFO: Final = 0x420E
+PTRACE_SYSCALL_INFO_SECCOMP: Final = 3
+SYSCALL_INFO: Final = struct.Struct("=B3xIQQ7QI4x")
+"""``struct ptrace_syscall_info`` at a stop for a filter: op, arch, ip, sp, nr, args, ret_data"""
+ORIG_RAX, RAX = 15 * 8, 10 * 8
+"""where they lie in x86-64's ``struct user``"""
+NT_PRSTATUS: Final = 1
+NT_ARM_SYSTEM_CALL: Final = 0x404
 
 # Looked up once, here: ctypes makes a function object at the first look, and the child's first
 # look would be made in every child.
@@ -47,9 +67,8 @@ def syscall(number: int, *args: Argument) -> int:
 
 def _pass(arg: Argument) -> object:
     if isinstance(arg, int):
-        # ctypes takes a plain int for a C int, which libffi extends to the register's width.
-        if -(2**31) <= arg < 2**31:
-            return arg
+        # ctypes takes a plain int for a C int: libffi extends that to a register's width, but the
+        # sixth argument of a call is syscall()'s seventh and lies on the stack.
         return ctypes.c_long(arg - 2**64 if arg >= 2**63 else arg)
     if isinstance(arg, ctypes.Structure):
         return ctypes.byref(arg)
@@ -101,10 +120,15 @@ def fork_sharing_files() -> int:
 
     execve(2) gives the child a table of its own.
     """
+    return fork(CLONE_FILES | CLONE_VFORK)
+
+
+def fork(flags: int = 0) -> int:
+    """``clone(2)``: the child's pid, 0 in the child. The caller must have one thread."""
     before_fork()
     pid = -1
     try:
-        pid = syscall(number(56, 220), CLONE_FILES | CLONE_VFORK | signal.SIGCHLD, 0, 0, 0, 0)
+        pid = syscall(number(56, 220), flags | signal.SIGCHLD, 0, 0, 0, 0)
     finally:
         if pid == 0:
             after_fork_child()
@@ -128,3 +152,45 @@ class Image:
 
 def _make_vector(texts: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None)
+
+
+def ptrace(request: int, pid: int, addr: int = 0, data: Argument = 0) -> None:
+    """``ptrace(2)``, for the requests whose answer is of no interest."""
+    syscall(number(101, 117), request, pid, addr, data)
+
+
+def get_event_message(pid: int) -> int:
+    """What a ptrace event brings, as the number of a new task."""
+    buffer = ctypes.create_string_buffer(8)
+    ptrace(PTRACE_GETEVENTMSG, pid, 0, buffer)
+    return int.from_bytes(buffer.raw, sys.byteorder)
+
+
+def get_refused_call(pid: int) -> tuple[int, tuple[int, ...], int]:
+    """(number, arguments, data of SECCOMP_RET_TRACE) of the call that a task has stopped at."""
+    buffer = ctypes.create_string_buffer(SYSCALL_INFO.size)
+    ptrace(PTRACE_GET_SYSCALL_INFO, pid, SYSCALL_INFO.size, buffer)
+    op, _, _, _, nr, *args, data = SYSCALL_INFO.unpack(buffer)
+    if op != PTRACE_SYSCALL_INFO_SECCOMP:
+        raise OSError(errno.EINVAL, "no stop for a filter")
+    return nr, tuple(args), data
+
+
+def refuse_call(pid: int, code: int) -> None:
+    """The call that a task has stopped at isn't made; it fails with this errno.
+
+    The kernel leaves a call out whose number has become -1: seccomp(2), SECCOMP_RET_TRACE.
+    """
+    if ARCH == "aarch64":
+        _set_registers(pid, NT_ARM_SYSTEM_CALL, struct.pack("=i", -1))
+        _set_registers(pid, NT_PRSTATUS, struct.pack("=q", -code))
+    else:
+        ptrace(PTRACE_POKEUSR, pid, ORIG_RAX, 2**64 - 1)
+        ptrace(PTRACE_POKEUSR, pid, RAX, 2**64 - code)
+
+
+def _set_registers(pid: int, kind: int, data: bytes) -> None:
+    """The first ones of that kind."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    vector = struct.pack("=QQ", ctypes.addressof(buffer), len(data))
+    ptrace(PTRACE_SETREGSET, pid, kind, ctypes.create_string_buffer(vector, len(vector)))

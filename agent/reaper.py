@@ -7,11 +7,13 @@ import signal
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from .kernel import WALL
+
 MAX_ROUNDS = 64
 
 
 class Reaped(NamedTuple):
-    """A process that is gone, with what it used."""
+    """A process that is gone, with what it used; or a traced task that has stopped."""
 
     pid: int
     status: int
@@ -19,12 +21,16 @@ class Reaped(NamedTuple):
     maxrss_kib: int
     switches: int
 
+    @property
+    def has_stopped(self) -> bool:
+        return os.WIFSTOPPED(self.status)
+
 
 def reap() -> Iterator[Reaped]:
-    """All that are dead now; never waits."""
+    """All that are dead or stopped now; never waits."""
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG | WALL)
         except ChildProcessError:
             return
         if pid == 0:
@@ -41,7 +47,7 @@ def kill_all() -> None:
         return
     while True:
         try:
-            os.wait4(-1, 0)
+            os.wait4(-1, WALL)
         except ChildProcessError:
             return
 

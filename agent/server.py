@@ -13,6 +13,7 @@ from typing import Any, Final
 from . import child, file, reaper, wire
 from .filter import Filter
 from .kernel import signalfd
+from .tracer import Tracer
 
 MAX_RUNS: Final = 64
 SHORT_LIFE_MS: Final = 1
@@ -55,6 +56,7 @@ class Server:
     def __init__(self, sock: socket.socket, own: Filter | None = None) -> None:
         self._sock = sock
         self._own = own
+        self._tracer = Tracer() if own is not None and own.traces else None
         self._buffer = wire.FrameBuffer(wire.REQUESTS)
         self._runs: dict[int, int] = {}
         """pid → run"""
@@ -110,14 +112,28 @@ class Server:
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):  # it has been read while one was started
             os.read(self._dead_fd, 128)
-        for dead in reaper.reap():
-            run = self._runs.pop(dead.pid, None)
-            if run is None:
-                continue
-            if not self._runs:
-                # Whatever it left behind ends with it, before its result goes out.
-                reaper.kill_all()
-            self._send(wire.Exited(run, dead.status, dead.cpu_us, dead.maxrss_kib, dead.switches))
+        # All of them first: who stops again and again has one turn for everybody else's one.
+        found = list(reaper.reap())
+        if self._tracer is not None:
+            for each in found:
+                if each.has_stopped:
+                    self._tracer.attend(each.pid, each.status)
+        for each in found:
+            if not each.has_stopped:
+                self._bury(each)
+
+    def _bury(self, dead: reaper.Reaped) -> None:
+        if self._tracer is not None:
+            self._tracer.forget(dead.pid)
+        run = self._runs.pop(dead.pid, None)
+        if run is None:
+            return
+        if not self._runs:
+            # Whatever it left behind ends with it, before its result goes out.
+            reaper.kill_all()
+        if self._tracer is not None and (calls := self._tracer.take(run)):
+            self._send(wire.Refused(run, calls))
+        self._send(wire.Exited(run, dead.status, dead.cpu_us, dead.maxrss_kib, dead.switches))
 
     def _exec(self, request: wire.Exec, fds: list[int]) -> None:
         actions = child.stdio_actions(fds)
@@ -149,6 +165,8 @@ class Server:
             self._send(wire.NotStarted(request.run, error.errno or errno.EIO, detail))
             return None
         self._runs[pid] = request.run
+        if self._tracer is not None:
+            self._tracer.adopt(pid, request.run)
         if listener_fd >= 0:
             # At once: the program may be waiting for an answer already.
             try:

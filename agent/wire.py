@@ -160,6 +160,17 @@ class NotStarted(NamedTuple):
     detail: str
 
 
+class Refused(NamedTuple):
+    """What the run was refused, right before its Exited, where the agent traces its programs.
+
+    Of each call that was: its number, the errno, how often, and the six arguments of the first
+    time as signed words.
+    """
+
+    run: int
+    calls: list[list[int]]
+
+
 class Exited(NamedTuple):
     """The run's first process was reaped, and what it left was killed if it was the last run.
 
@@ -214,6 +225,7 @@ FACTS: Final[dict[str, Any]] = {
         Started,
         StartedTerminal,
         NotStarted,
+        Refused,
         Exited,
         Opened,
         Listed,

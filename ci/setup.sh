@@ -119,6 +119,7 @@ prepare_host() {
     exec 8>"$STATE_DIR/lock"
     flock 8
     install_packages
+    install_testsuite
     install_profile
     make_user
     exec 8>&-
@@ -147,6 +148,15 @@ install_packages() {
     for package in $(missing_of "${WANTED_PACKAGES[@]}"); do
         apt_install "$package" || say "going on without $package: apt-get could not install it"
     done
+}
+
+# CPython's own tests, whose package has the version in its name.
+install_testsuite() {
+    local package
+    package=lib$(basename "$(readlink -f /usr/bin/python3)")-testsuite
+    [ -n "$(missing_of "$package")" ] || return 0
+    say "installing $package"
+    apt_install "$package" || say "going on without $package: apt-get could not install it"
 }
 
 # The seccomp profile that podman brings, for the tests of what reads such ones. Of its package

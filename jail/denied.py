@@ -59,6 +59,16 @@ FOREIGN: Final = Denied(
 )
 
 
+UNHEARD: Final = Denied(
+    call="(unknown)",
+    action="kill",
+    policy="",
+    why="the policy ends programs for some calls, and every policy for those of another ABI",
+    count=1,
+    examples=("a call that nobody could hear of, or a SIGSYS that it sent itself",),
+)
+
+
 @dataclass
 class _Entry:
     count: int
@@ -82,16 +92,18 @@ class Ledger:
         key: tuple[str, str, str, str],
         args: tuple[int, ...],
         describe: Callable[[], str],
+        count: int = 1,
     ) -> None:
-        """One more of (call, action, policy, why); ``describe`` is asked for the first ones."""
+        """So many more of (call, action, policy, why); ``describe`` is asked for the first ones."""
         entry = self._entries.get(key)
         if entry is None:
             if len(self._entries) >= MAX_ENTRIES:
                 self.is_full = True
                 return
             entry = self._entries[key] = _Entry(0, args, [])
-        entry.count += 1
-        if len(entry.examples) < MAX_EXAMPLES and entry.count <= 4 * MAX_EXAMPLES:
+        is_early = entry.count < 4 * MAX_EXAMPLES
+        entry.count += count
+        if len(entry.examples) < MAX_EXAMPLES and is_early:
             text = describe()
             if text not in entry.examples:
                 entry.examples.append(text)
@@ -101,14 +113,17 @@ class Ledger:
         """A process was ended for a call."""
         return any(action == "kill" for _, action, _, _ in self._entries)
 
-    def list_denied(self, ended_by: int | None = None) -> tuple[Denied, ...]:
+    def list_denied(
+        self, ended_by: int | None = None, hears_kills: bool = True
+    ) -> tuple[Denied, ...]:
         """What was refused, in the order of the first times.
 
-        No listener hears of a call of a foreign ABI: if that was it, the signal tells.
+        No listener hears of a call of a foreign ABI: if that was it, the signal tells. Where
+        there is none, that is all that is known of any call that ends a program.
         """
         found = tuple(each for each in self._list() if each.action != "notify")
         if ended_by == signal.SIGSYS and not self.was_ended:
-            return (*found, FOREIGN)
+            return (*found, FOREIGN if hears_kills else UNHEARD)
         return found
 
     def list_noted(self) -> tuple[Denied, ...]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from jail import place
 from jail.kernel.landlock import landlock_abi
+from jail.kernel.listener import is_listener_taken
 from jail.place import CgroupFacts, find_helpers, read_line
 from jail.policy.rule import Target
 from jail.subid import IdRange, Subids, find_free_range, read_subids
@@ -82,7 +83,8 @@ class HostFacts:
     ``newuidmap`` and ``newgidmap`` are in ``helpers`` (name to absolute path, only those that
     exist), ``helper_flaws`` says why one of those two can't work (see
     :func:`jail.place.read_helper_flaws`); ``filtered`` that a seccomp filter already holds us
-    (a container's or a service's). ``sysctls`` holds those of :data:`SYSCTLS` that this
+    (a container's or a service's), ``listener_taken`` that it has a listener, beside which the
+    kernel gives us none. ``sysctls`` holds those of :data:`SYSCTLS` that this
     kernel has. ``container`` is ``""`` on a plain host, else what the signs say (``"docker"``,
     ``"podman"``, ...): a sign, not a proof. ``lsm_label`` is our own AppArmor profile or SELinux
     context. ``proc_sensitive`` are the names of :data:`PROC_SENSITIVE` found in /proc,
@@ -114,6 +116,7 @@ class HostFacts:
     helper_flaws: Mapping[str, str] = field(hash=False)
     no_new_privs: bool
     filtered: bool
+    listener_taken: bool
     time_ns: bool
     sysctls: Mapping[str, int] = field(hash=False)
     container: str
@@ -178,6 +181,7 @@ def make_facts(**changes: Any) -> HostFacts:
         helper_flaws={},
         no_new_privs=False,
         filtered=False,
+        listener_taken=False,
         time_ns=True,
         sysctls={name: 63_000 for name in SYSCTLS if name.startswith("user.")},
         container="",
@@ -210,6 +214,7 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
     helpers = find_helpers(HELPERS, helper_path)
     ask = helpers.get("getsubids")
     mountinfo, status = map(place.read_text, ("/proc/self/mountinfo", "/proc/self/status"))
+    filtered = "\nSeccomp:\t2" in status
     subuids = read_subids("uid", user=user, uid=uid, own_id=uid, getsubids=ask)
     subgids = read_subids("gid", user=user, uid=uid, own_id=gid, getsubids=ask)
     return HostFacts(
@@ -232,7 +237,8 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
         helpers=helpers,
         helper_flaws=place.read_helper_flaws(helpers),
         no_new_privs="\nNoNewPrivs:\t1" in status,
-        filtered="\nSeccomp:\t2" in status,
+        filtered=filtered,
+        listener_taken=filtered and is_listener_taken(),
         time_ns=os.path.exists("/proc/self/ns/time"),
         sysctls=place.read_sysctls(SYSCTLS),
         container=place.read_container(),

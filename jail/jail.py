@@ -78,6 +78,10 @@ class Jail:
             leaf=init.leaf,
             leaf_origin=plan.grant.origin if plan.grant is not None else None,
         )
+        if plan.policy is not None:
+            self._view.judge = Judge(plan.policy, plan.target)
+        if plan.launch.traces:
+            self._view.is_filtered = self._view.traces = True
         if plan.launch.listens:
             self._view.is_filtered = True
             self._view.hears_all = not plan.launch.program_filter
@@ -120,9 +124,8 @@ class Jail:
         if self.attend is not None:
             self.attend(fd)
             return
-        assert self.plan.policy is not None
-        judge = Judge(self.plan.policy, self.plan.target)
-        listening = Listening(fd, judge, find_ledgers, self._background)
+        assert self._view.judge is not None
+        listening = Listening(fd, self._view.judge, find_ledgers, self._background)
         self._background.start_soon(listening.attend)
 
     def _find_ledgers(self, thread: int) -> Iterable[Ledger]:

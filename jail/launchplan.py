@@ -146,6 +146,8 @@ class LaunchPlan(NamedTuple):
     """what each program gets beside it"""
     listens: bool = False
     """what the program's filter, or the agent's where there is no other, refuses is asked"""
+    traces: bool = False
+    """a tracer is asked instead, the agent"""
     cpus: tuple[int, ...] = ()
     """the processors to run on, where nothing stronger than affinity holds it to them"""
     landlock: Landlock | None = None

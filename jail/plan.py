@@ -177,6 +177,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         workdir=spec.workdir,
         program_filter=inputs.filters.program,
         listens=inputs.filters.listens,
+        traces=inputs.filters.traces,
         cpus=decide_affinity(spec.limits, enforced_by),
         landlock=decide_landlock(
             steps,

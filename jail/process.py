@@ -22,6 +22,7 @@ from jail.errors import JailBroken, ProgramError, ProtocolError, blame_host
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, read_pid, wait_status_parts
 from jail.limit import Limits
 from jail.meter import LOOK_SHARE, Meter
+from jail.refused import note_refused
 from jail.result import Result, Verdict
 from jail.stream import OutputStream
 from jail.terminal import is_master, set_terminal_size
@@ -82,6 +83,8 @@ class Process:
         """what the policy refused it"""
         self._is_heard = False
         """a listener of its own has come"""
+        self._is_told = False
+        """the agent has said what it was refused"""
 
     @property
     def usage(self) -> Usage:
@@ -220,6 +223,8 @@ class Process:
             self._accept_start(message, fds)
         elif isinstance(message, wire.NotStarted):
             self._refuse(message)
+        elif isinstance(message, wire.Refused):
+            self._note_refused(message)
         else:
             self._accept_exit(message)
 
@@ -247,11 +252,20 @@ class Process:
 
     def _accept_listener(self, fd: int) -> None:
         """Of the filter that is this run's alone."""
-        if self._view.hears_all or self._is_heard or self._started.is_set():
+        expects = self._view.is_filtered and not (self._view.hears_all or self._view.traces)
+        if not expects or self._is_heard or self._started.is_set():
             os.close(fd)
             raise ProtocolError("from inside the jail: a listener that nobody expects")
         self._view.listen(fd, lambda _: (self.ledger,))
         self._is_heard = True
+
+    def _note_refused(self, message: wire.Refused) -> None:
+        """The agent's word, so the list is never said to be whole for it."""
+        if not self._view.traces or self._is_told or self.pidfd < 0:
+            raise ProtocolError("from inside the jail: refusals that nobody asked for")
+        assert self._view.judge is not None
+        self._is_told = True
+        note_refused(message.calls, self._view.judge, self.ledger)
 
     def _find_flaw(self, message: Any, fds: list[int]) -> str:
         if self._started.is_set():
@@ -419,7 +433,7 @@ class Process:
             killed=self._killed,
             limit=limit,
             context_switches_forced=None if exited is None else exited.switches,
-            denied=self.ledger.list_denied(number),
+            denied=self.ledger.list_denied(number, self._hears_kills()),
             noted=self.ledger.list_noted(),
             denied_partial=self._is_partly_heard(),
         )
@@ -440,7 +454,11 @@ class Process:
         """There is a filter, and nobody to tell what it refused; or the list is full."""
         if not self._view.is_filtered:
             return False
-        return self.ledger.is_full or not (self._is_heard or self._view.is_heard)
+        return self.ledger.is_full or not self._hears_kills()
+
+    def _hears_kills(self) -> bool:
+        """Nothing but a listener does."""
+        return self._is_heard or self._view.is_heard
 
     def _is_ended_by_limit(self) -> bool:
         """One that was only noticed has ended nothing."""

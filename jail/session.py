@@ -230,7 +230,7 @@ class Session:
         if isinstance(message, wire.Listening) and message.run == 0:
             ear, self._expected_ear = self._expected_ear, None
             return ear
-        if isinstance(message, wire.Started | wire.StartedTerminal | wire.Listening):
+        if isinstance(message, wire.Started | wire.StartedTerminal | wire.Listening | wire.Refused):
             return self._runs.get(message.run)
         call = self._requests.get(message.request)
         if call is None or type(message) not in call.kinds:

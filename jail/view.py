@@ -14,6 +14,7 @@ from jail import watch
 from jail.cgroup.account import Account
 from jail.cgroup.leaf import Leaf
 from jail.denied import Ledger
+from jail.policy.judge import Judge
 from jail.session import Session
 
 
@@ -67,6 +68,10 @@ class JailView:
     """which has come"""
     listen: Callable[[int, Callable[[int], Iterable[Ledger]]], None] = lambda fd, _: os.close(fd)
     """attends a listener, which it owns: (fd, whose ledgers a thread's refusals are for)"""
+    traces: bool = False
+    """the agent traces its programs, and says what they were refused"""
+    judge: Judge | None = None
+    """knows why"""
     running: dict[int, Any] = field(default_factory=dict)
     """the runs now under way, by number: :class:`jail.process.Process`"""
     is_built: bool = False

@@ -60,7 +60,9 @@ PURE: Final = (
     "jail.plan",
     "jail.policy.action",
     "jail.policy.condition",
+    "jail.policy.agent",
     "jail.policy.document",
+    "jail.policy.gap",
     "jail.policy.rule",
     "jail.policy.shadow",
     "jail.result",
@@ -75,7 +77,7 @@ PURE: Final = (
 PURE_OF_OS: Final = {"PathLike", "fsdecode", "fsencode", "fspath", "strerror"}
 LOOKING: Final = {"socket", "subprocess", "pathlib", "time", "glob", "fcntl", "select", "tempfile"}
 
-CTYPES: Final = ("jail.kernel", "jail.policy.libseccomp", "jail.agent.kernel")
+CTYPES: Final = ("jail.kernel", "jail.policy.libseccomp", "jail.agent.kernel", "jail.trial.probe")
 STARTS_PROGRAMS: Final = {
     "jail.launcher": "the zygote; newuidmap and newgidmap",
     "jail.subid": "getsubids",
@@ -90,6 +92,7 @@ FORKS: Final = {
     "jail.doctor.attempt.feature": "what can be tried once in a process",
     "jail.doctor.attempt.mount": "a pid namespace's first process",
     "jail.doctor.attempt.program": "whom newuidmap maps",
+    "jail.trial.probe": "one process per system call that is tried, inside a jail",
 }
 STARTERS: Final = {"posix_spawn", "posix_spawnp", "system", "popen", "startfile"}
 EXECUTERS: Final = {f"exec{kind}" for kind in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}

@@ -62,7 +62,8 @@ def test_what_was_compiled_before_takes_no_parser_and_no_libseccomp(tmp_path: Pa
 
 def test_each_report_is_kept_for_itself(tmp_path: Path) -> None:
     quiet = Rule(("read",), "EPERM", ((),), "because", quiet=True)
-    policy = make_policy("made", Ruleset("kill", (START, quiet)))
+    loud = Rule(("write",), "EPERM", ((),), "because")
+    policy = make_policy("made", Ruleset("kill", (START, quiet, loud)))
     found = {report: read_bpf(policy, tmp_path, report) for report in REPORTS}
     assert found == {report: compile_policy(policy, report=report) for report in REPORTS}
     assert len(set(found.values())) == len(list_cached(tmp_path)) == len(REPORTS)
@@ -73,7 +74,7 @@ def test_a_change_of_the_base_is_a_change(tmp_path: Path) -> None:
     base.write_text(BASE.format("read"))
     own.write_text(OWN)
     before = read_bpf(load_policy(str(own)), tmp_path, "none")
-    base.write_text(BASE.format("close"))
+    base.write_text(BASE.format("poll"))
     after = read_bpf(load_policy(str(own)), tmp_path, "none")
     assert before != after == compile_policy(load_policy(str(own)))
     assert len(list_cached(tmp_path)) == 2

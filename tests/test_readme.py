@@ -99,7 +99,8 @@ def folder(tmp_path: Path) -> Path:
     """What the commands of the README find around them."""
     for name in ("data", "out", "debian"):
         (tmp_path / name).mkdir()
-    shutil.copy(CHECKOUT / "policies" / "default.toml", tmp_path / "policy.toml")
+    shutil.copy(CHECKOUT / "policies" / "strict.toml", tmp_path / "policy.toml")
+    (tmp_path / "profile.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
     return tmp_path
 
 

@@ -7,8 +7,12 @@ import fcntl
 import os
 import select
 import struct
+import threading
 from contextlib import suppress
 from typing import Final, NamedTuple
+
+from jail.agent.kernel import open_listener
+from jail.kernel.process import PR_SET_NO_NEW_PRIVS, prctl
 
 NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 """``struct seccomp_notif``: id, pid, flags, then ``struct seccomp_data``"""
@@ -37,6 +41,28 @@ class Notification(NamedTuple):
 def is_listener(fd: int) -> bool:
     """By the name that the kernel gives it: that of a file begins with a slash."""
     return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:seccomp notify"
+
+
+def is_listener_taken() -> bool:
+    """Whether a filter above us has one, so that we can't: tried in a thread that ends with it.
+
+    A filter and no_new_privs are a thread's own: seccomp(2), prctl(2).
+    """
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(_try_listener()))
+    thread.start()
+    thread.join()
+    return found == [True]
+
+
+def _try_listener() -> bool:
+    allow = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+    try:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        os.close(open_listener(allow))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
 
 
 def receive_notification(fd: int) -> Notification | None:

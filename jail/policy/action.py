@@ -20,9 +20,12 @@ KILL_DATA: Final = 0xFFF
 """data of a USER_NOTIF, of which the kernel takes no notice: what the listener is to answer. An
 errno, NOTIFY_DATA (let the call be made), or this (end the process)."""
 
-Report = Literal["none", "denied", "all"]
-"""what a listener hears of: nothing; what is refused, but for quiet rules; those too"""
+Report = Literal["none", "denied", "all", "traced", "traced-all"]
+"""What a listener hears of: nothing; what is refused, but for quiet rules; those too. And the
+same for a tracer, who hears of refusals by an errno alone, which is the data of a TRACE."""
 REPORTS: Final[tuple[Report, ...]] = get_args(Report)
+HEARD: Final[dict[Report, Report]] = {"traced": "denied", "traced-all": "all"}
+"""what a listener hears of in a tracer's place"""
 
 PLAIN: Final = {
     "allow": ALLOW,
@@ -42,6 +45,9 @@ def decide_return(action: str, quiet: bool, report: Report) -> int:
         plain = ERRNO | int(getattr(errno, action))
     if report == "none" or action in ("allow", "log", "trap", "trace"):
         return plain
+    if report in HEARD:
+        asks = plain & ACTION_BITS == ERRNO and not (quiet and report == "traced")
+        return TRACE | plain & DATA_BITS if asks else plain
     if action == "notify":
         return USER_NOTIF | NOTIFY_DATA
     if quiet and report == "denied":
@@ -50,8 +56,10 @@ def decide_return(action: str, quiet: bool, report: Report) -> int:
 
 
 def silence_return(value: int) -> int:
-    """The same answer where there is no listener."""
+    """The same answer where there is neither listener nor tracer."""
+    data = value & DATA_BITS
+    if value & ACTION_BITS == TRACE and data:
+        return ERRNO | data
     if value & ACTION_BITS != USER_NOTIF:
         return value
-    data = value & DATA_BITS
     return {NOTIFY_DATA: ALLOW, KILL_DATA: KILL_PROCESS}.get(data, ERRNO | data)

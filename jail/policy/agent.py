@@ -131,7 +131,17 @@ def find_missing(ruleset: Ruleset, target: Target) -> list[str]:
     return [each for each in OPENING if not ruleset.decide(target, each, (0,) * 6).passes]
 
 
-def widen(ruleset: Ruleset, target: Target) -> Ruleset:
+def can_trace(ruleset: Ruleset, target: Target) -> bool:
+    """Whether the agent may be its programs' tracer: a task has one only, ptrace(2), so it may
+    not where a program can be another's.
+    """
+    rules = [each for each in ruleset.rules if "ptrace" in each.calls and each.is_for(target)]
+    if any(each.action in PASSING for each in rules):
+        return False
+    return ruleset.default not in PASSING or any(each.is_always() for each in rules)
+
+
+def widen(ruleset: Ruleset, target: Target, traces: bool = False) -> Ruleset:
     """The filter of the agent where its programs have one of their own.
 
     It refuses by SECCOMP_RET_TRACE, which without a tracer is ENOSYS: the least that refuses, so
@@ -139,6 +149,8 @@ def widen(ruleset: Ruleset, target: Target) -> Ruleset:
     (seccomp(2), “Return values”).
     """
     names = (*list_calls(target), *(call for call, _ in EXAMPLES if call != "clone"), "seccomp")
+    if traces:
+        names = (*names, "ptrace")
     own = (
         Rule(tuple(dict.fromkeys(names)), "allow", ((),), "the agent's own work"),
         Rule(("clone",), "allow", ((SHOWN,),), "programs are started"),

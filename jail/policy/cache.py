@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from jail.policy.load import Policy
 
 DIGEST_BYTES: Final = 32
-HEAD: Final = struct.Struct(">I?")
-"""length of the agent's filter, which stands before the program's own; refuses_tcp"""
+HEAD: Final = struct.Struct(">I???")
+"""length of the agent's filter, which stands before the program's own; three facts of Filters"""
 LIBRARY_FOLDERS: Final = ("/usr/lib64", "/lib64", "/usr/lib", "/lib", "/usr/local/lib")
 CODE: Final = (
     "action",
@@ -72,7 +72,7 @@ def _read_filters(policy: Policy, cache_dir: str | None, report: Report) -> Filt
     if folder_fd is None:
         return make_filters(policy, report)
     try:
-        filters = _read_cached(folder_fd, name, report)
+        filters = _read_cached(folder_fd, name)
         if filters is None:
             filters = make_filters(policy, report)
             _write_cached(folder_fd, name, filters)
@@ -154,7 +154,7 @@ def _is_ours(facts: os.stat_result) -> bool:
     return facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
 
 
-def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
+def _read_cached(folder_fd: int, name: str) -> Filters | None:
     """Whole, unspoilt programs, or None."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -173,14 +173,15 @@ def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
     digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if digest != _digest(name.encode() + body):
         return None
-    size, refuses_tcp = HEAD.unpack_from(body)
+    size, listens, traces, refuses_tcp = HEAD.unpack_from(body)
     agent, program = body[HEAD.size : HEAD.size + size], body[HEAD.size + size :]
-    return Filters(agent, program, report != "none", refuses_tcp)
+    return Filters(agent, program, listens, traces, refuses_tcp)
 
 
 def _write_cached(folder_fd: int, name: str, filters: Filters) -> None:
     """Aside, then renamed; a cache that can't be written is only a cache that isn't there."""
-    body = HEAD.pack(len(filters.agent), filters.refuses_tcp) + filters.agent + filters.program
+    agent, program, *facts = filters
+    body = HEAD.pack(len(agent), *facts) + agent + program
     aside = f".{name}.{os.getpid()}.{threading.get_ident()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

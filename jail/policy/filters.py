@@ -23,26 +23,34 @@ class Filters(NamedTuple):
     """what each program gets beside the agent's; b"" where that is the policy itself"""
     listens: bool = False
     """what is refused can be asked a listener"""
+    traces: bool = False
+    """it is asked a tracer: the agent"""
     refuses_tcp: bool = False
     """no program has a socket that TCP could go through"""
 
 
 def make_filters(policy: Policy, report: Report) -> Filters:
-    """For this machine. SpecError for a policy under which no program can start."""
+    """For this machine. SpecError for a policy under which no program can start.
+
+    Where a tracer is to be told and can't be, it is a listener: init does without if it must.
+    """
     from jail.policy import agent
+    from jail.policy.action import HEARD
     from jail.policy.compile import compile_ruleset, read_target
 
     target, name = read_target(), policy.name
     ruleset = policy.read_rules(target)
     if missing := agent.find_missing(ruleset, target):
         raise SpecError(f"seccomp policy {name}: no program can run without {', '.join(missing)}")
-    listens = report != "none"
     asked = policy.read_filter(target)
-    program = compile_ruleset(asked, target, report, name)
+    traces = report in HEARD and agent.can_trace(asked, target)
+    listens = report != "none" and not traces
+    told = report if traces else HEARD.get(report, report)
+    program = compile_ruleset(asked, target, told, name)
     refuses_tcp = not any(
         ruleset.decide(target, "socket", (family, SOCK_STREAM, 0)).passes for family in INTERNET
     )
-    if agent.is_enough(asked, target):
-        return Filters(program, b"", listens, refuses_tcp)
-    wide = compile_ruleset(agent.widen(ruleset, target), target, "none", name)
-    return Filters(wide, program, listens, refuses_tcp)
+    if not traces and agent.is_enough(asked, target):
+        return Filters(program, b"", listens, traces, refuses_tcp)
+    wide = compile_ruleset(agent.widen(ruleset, target, traces), target, "none", name)
+    return Filters(wide, program, listens, traces, refuses_tcp)

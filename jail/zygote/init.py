@@ -165,7 +165,7 @@ def make_own_filter(plan: LaunchPlan) -> filter.Filter | None:
     """What each program gets beside what it inherits."""
     if not plan.program_filter:
         return None
-    return filter.Filter(plan.program_filter, plan.listens)
+    return filter.Filter(plan.program_filter, plan.listens, plan.traces)
 
 
 def make_ruleset(wall: Landlock) -> int:

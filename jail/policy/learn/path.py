@@ -16,6 +16,9 @@ CWD: Final = -1
 """no argument says from where: from the working directory"""
 
 
+NOT_SHOWN: Final = ("/dev", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/run", "/var/tmp")
+
+
 class Name(NamedTuple):
     """One name in a call: the argument of the folder that it starts in, its own, and the use.
 
@@ -136,14 +139,14 @@ def find_mount(path: str, targets: Iterable[str]) -> str | None:
     return max(around, key=len, default=None)
 
 
-def propose_volumes(missing: Iterable[str], is_there: Iterable[str]) -> list[str]:
-    """Of what was looked for and is on the host (``is_there``), what to show: few, and no more.
+def propose_volumes(missing: Iterable[str]) -> list[str]:
+    """Of what was looked for and is on the host, what could be shown.
 
-    A folder that was looked for itself does for what is in it.
+    A folder that was looked for itself does for what is in it. Not what the jail has of its own,
+    or what is the running host's rather than a program's.
     """
-    wanted = sorted(set(missing) & set(is_there))
     chosen: list[str] = []
-    for path in wanted:
-        if find_mount(path, chosen) is None and path != "/":
+    for path in sorted(missing):
+        if path != "/" and find_mount(path, (*chosen, *NOT_SHOWN)) is None:
             chosen.append(path)
     return chosen

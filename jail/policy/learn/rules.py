@@ -6,7 +6,8 @@ ceiling refuses is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -158,7 +159,7 @@ def _make_narrow(learned: Learned, base: Ruleset, ceiling: Ruleset) -> Iterator[
     """Exactly the uses that were seen of calls that are many in one."""
     for call in sorted(learned.seen & TELLING.keys()):
         made = learned.values.get(call, set())
-        yield from _narrow_ceiling(call, made, ceiling)
+        yield from _join_neighbours(_narrow_ceiling(call, made, ceiling))
         tried = {values: act for (name, values), act in learned.refused.items() if name == call}
         for action in sorted(set(tried.values())):
             refused = {each for each in tried if tried[each] == action and each not in made}
@@ -167,6 +168,14 @@ def _make_narrow(learned: Learned, base: Ruleset, ceiling: Ruleset) -> Iterator[
                 yield Piece(call, take_action(action), join_values(call, refused), why)
         if may_pass(base, call):
             yield Piece(call, REFUSAL, ALWAYS, "its other uses: not needed")
+
+
+def _join_neighbours(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Of those that differ in their conditions only, one."""
+    for _, group in itertools.groupby(pieces, key=lambda each: replace(each, alternatives=())):
+        first, *more = group
+        alternatives = [one for each in (first, *more) for one in each.alternatives]
+        yield replace(first, alternatives=tuple(dict.fromkeys(alternatives)))
 
 
 def _narrow_ceiling(call: str, made: set[Values], ceiling: Ruleset) -> Iterator[Piece]:
