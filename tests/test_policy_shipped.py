@@ -117,7 +117,16 @@ def test_threads_are_everybodys_and_processes_are_not_for_the_judged(
         assert decide(policy, "clone", VFORK | high, machine=machine) == more
     for call in ("wait4", "waitid", "execveat", "setsid", "pidfd_open", "setpgid"):
         assert decide(policy, call, machine=machine) == more, call
-    for call in ("execve", "exit_group", "tgkill", "futex", "mmap", "openat", "read", "timer_create"):
+    for call in (
+        "execve",
+        "exit_group",
+        "tgkill",
+        "futex",
+        "mmap",
+        "openat",
+        "read",
+        "timer_create",
+    ):
         assert decide(policy, call, machine=machine) == ALLOW, call
 
 
