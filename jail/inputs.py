@@ -62,4 +62,6 @@ def read_filters(policy: Policy | None, spec: JailSpec, facts: HostFacts) -> Fil
     if policy is None:
         return Filters()
     report: Report = "all" if spec.explain_denied else "denied"
-    return cache.read_filters(policy, facts.cache_dir, report, facts.listener_taken)
+    if facts.listener_taken:
+        report = "traced-all" if spec.explain_denied else "traced"
+    return cache.read_filters(policy, facts.cache_dir, report)

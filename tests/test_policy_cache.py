@@ -62,7 +62,8 @@ def test_what_was_compiled_before_takes_no_parser_and_no_libseccomp(tmp_path: Pa
 
 def test_each_report_is_kept_for_itself(tmp_path: Path) -> None:
     quiet = Rule(("read",), "EPERM", ((),), "because", quiet=True)
-    policy = make_policy("made", Ruleset("kill", (START, quiet)))
+    loud = Rule(("write",), "EPERM", ((),), "because")
+    policy = make_policy("made", Ruleset("kill", (START, quiet, loud)))
     found = {report: read_bpf(policy, tmp_path, report) for report in REPORTS}
     assert found == {report: compile_policy(policy, report=report) for report in REPORTS}
     assert len(set(found.values())) == len(list_cached(tmp_path)) == len(REPORTS)

@@ -24,8 +24,8 @@ Report = Literal["none", "denied", "all", "traced", "traced-all"]
 """What a listener hears of: nothing; what is refused, but for quiet rules; those too. And the
 same for a tracer, who hears of refusals by an errno alone, which is the data of a TRACE."""
 REPORTS: Final[tuple[Report, ...]] = get_args(Report)
-TRACED: Final[dict[Report, Report]] = {"denied": "traced", "all": "traced-all"}
-"""what a tracer hears of in a listener's place"""
+HEARD: Final[dict[Report, Report]] = {"traced": "denied", "traced-all": "all"}
+"""what a listener hears of in a tracer's place"""
 
 PLAIN: Final = {
     "allow": ALLOW,
@@ -45,7 +45,7 @@ def decide_return(action: str, quiet: bool, report: Report) -> int:
         plain = ERRNO | int(getattr(errno, action))
     if report == "none" or action in ("allow", "log", "trap", "trace"):
         return plain
-    if report in TRACED.values():
+    if report in HEARD:
         asks = plain & ACTION_BITS == ERRNO and not (quiet and report == "traced")
         return TRACE | plain & DATA_BITS if asks else plain
     if action == "notify":

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from jail.policy.load import Policy
 
 DIGEST_BYTES: Final = 32
-HEAD: Final = struct.Struct(">I??")
-"""length of the agent's filter, which stands before the program's own; traces, refuses_tcp"""
+HEAD: Final = struct.Struct(">I???")
+"""length of the agent's filter, which stands before the program's own; three facts of Filters"""
 LIBRARY_FOLDERS: Final = ("/usr/lib64", "/lib64", "/usr/lib", "/lib", "/usr/local/lib")
 CODE: Final = (
     "action",
@@ -52,15 +52,9 @@ CODE: Final = (
 """the modules that make it what it is"""
 
 
-def read_filters(
-    policy: Policy, cache_dir: Path | None, report: Report = "denied", is_taken: bool = False
-) -> Filters:
-    """Those of a jail under this policy: remembered, else from the cache, else made now.
-
-    ``is_taken``: see :func:`make_filters`.
-    """
-    folder = None if cache_dir is None else os.fspath(cache_dir)
-    return _read_filters(policy, folder, report, is_taken)
+def read_filters(policy: Policy, cache_dir: Path | None, report: Report = "denied") -> Filters:
+    """Those of a jail under this policy: remembered, else from the cache, else made now."""
+    return _read_filters(policy, None if cache_dir is None else os.fspath(cache_dir), report)
 
 
 def read_bpf(policy: Policy, cache_dir: Path | None, report: Report = "denied") -> bytes:
@@ -70,24 +64,24 @@ def read_bpf(policy: Policy, cache_dir: Path | None, report: Report = "denied") 
 
 
 @functools.lru_cache(maxsize=64)
-def _read_filters(policy: Policy, cache_dir: str | None, report: Report, is_taken: bool) -> Filters:
+def _read_filters(policy: Policy, cache_dir: str | None, report: Report) -> Filters:
     if cache_dir is None:
-        return make_filters(policy, report, is_taken)
-    name = _cache_name(policy, report, is_taken)
+        return make_filters(policy, report)
+    name = _cache_name(policy, report)
     folder_fd = _open_folder(cache_dir)
     if folder_fd is None:
-        return make_filters(policy, report, is_taken)
+        return make_filters(policy, report)
     try:
-        filters = _read_cached(folder_fd, name, report)
+        filters = _read_cached(folder_fd, name)
         if filters is None:
-            filters = make_filters(policy, report, is_taken)
+            filters = make_filters(policy, report)
             _write_cached(folder_fd, name, filters)
         return filters
     finally:
         os.close(folder_fd)
 
 
-def _cache_name(policy: Policy, report: Report, is_taken: bool) -> str:
+def _cache_name(policy: Policy, report: Report) -> str:
     """Of all text, the machine, its kernel, libseccomp's file and the code that compiles."""
     facts = os.uname()
     context = (
@@ -96,7 +90,6 @@ def _cache_name(policy: Policy, report: Report, is_taken: bool) -> str:
         _library_identity(),
         _code_identity(),
         report,
-        is_taken,
         policy.name.endswith(".json"),
         [len(each.text) for each in policy.bases],
     )
@@ -161,7 +154,7 @@ def _is_ours(facts: os.stat_result) -> bool:
     return facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
 
 
-def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
+def _read_cached(folder_fd: int, name: str) -> Filters | None:
     """Whole, unspoilt programs, or None."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -180,15 +173,15 @@ def _read_cached(folder_fd: int, name: str, report: Report) -> Filters | None:
     digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if digest != _digest(name.encode() + body):
         return None
-    size, traces, refuses_tcp = HEAD.unpack_from(body)
+    size, listens, traces, refuses_tcp = HEAD.unpack_from(body)
     agent, program = body[HEAD.size : HEAD.size + size], body[HEAD.size + size :]
-    return Filters(agent, program, report != "none" and not traces, traces, refuses_tcp)
+    return Filters(agent, program, listens, traces, refuses_tcp)
 
 
 def _write_cached(folder_fd: int, name: str, filters: Filters) -> None:
     """Aside, then renamed; a cache that can't be written is only a cache that isn't there."""
-    head = HEAD.pack(len(filters.agent), filters.traces, filters.refuses_tcp)
-    body = head + filters.agent + filters.program
+    agent, program, *facts = filters
+    body = HEAD.pack(len(agent), *facts) + agent + program
     aside = f".{name}.{os.getpid()}.{threading.get_ident()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

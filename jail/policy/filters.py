@@ -29,13 +29,13 @@ class Filters(NamedTuple):
     """no program has a socket that TCP could go through"""
 
 
-def make_filters(policy: Policy, report: Report, is_taken: bool = False) -> Filters:
+def make_filters(policy: Policy, report: Report) -> Filters:
     """For this machine. SpecError for a policy under which no program can start.
 
-    ``is_taken``: a filter above us has the only listener, so a tracer takes its place.
+    Where a tracer is to be told and can't be, it is a listener: init does without if it must.
     """
     from jail.policy import agent
-    from jail.policy.action import TRACED
+    from jail.policy.action import HEARD
     from jail.policy.compile import compile_ruleset, read_target
 
     target, name = read_target(), policy.name
@@ -43,9 +43,10 @@ def make_filters(policy: Policy, report: Report, is_taken: bool = False) -> Filt
     if missing := agent.find_missing(ruleset, target):
         raise SpecError(f"seccomp policy {name}: no program can run without {', '.join(missing)}")
     asked = policy.read_filter(target)
-    traces = is_taken and report in TRACED and agent.can_trace(asked, target)
+    traces = report in HEARD and agent.can_trace(asked, target)
     listens = report != "none" and not traces
-    program = compile_ruleset(asked, target, TRACED[report] if traces else report, name)
+    told = report if traces else HEARD.get(report, report)
+    program = compile_ruleset(asked, target, told, name)
     refuses_tcp = not any(
         ruleset.decide(target, "socket", (family, SOCK_STREAM, 0)).passes for family in INTERNET
     )
