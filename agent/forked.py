@@ -118,8 +118,10 @@ def _seize(pid: int) -> bool:
 @contextmanager
 def _keep_stdio() -> Iterator[None]:
     """The child puts the program's streams where ours are."""
-    kept = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1, 2)]
+    kept: list[int] = []
     try:
+        for number in (0, 1, 2):
+            kept.append(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3))
         yield
     finally:
         for number, fd in enumerate(kept):

@@ -24,8 +24,9 @@ readonly STALE_MINUTES=180
 
 readonly NEEDED_PACKAGES=(
     acl attr bubblewrap busybox-static ca-certificates dbus-daemon debian-archive-keyring debootstrap
-    e2fsprogs fuse-overlayfs fuse3 g++ gcc iproute2 keyutils libc6-dev libseccomp2 make passt procps python3
-    python3-numpy python3-venv rsync slirp4netns strace uidmap util-linux
+    e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iproute2 keyutils libc6-dev
+    libseccomp2 make passt procps python3 python3-dev python3-hypothesis python3-numpy python3-pytest
+    python3-venv rsync rustc slirp4netns sqlite3 strace uidmap util-linux
 )
 readonly CONTAINERS_PACKAGE=golang-github-containers-common
 readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json
@@ -33,6 +34,7 @@ readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json
 WANTED_PACKAGES=(shellcheck)
 [ "$(uname -m)" != x86_64 ] || WANTED_PACKAGES+=(gcc-multilib) # probes of the 32-bit system calls
 [ -x /usr/bin/node ] || WANTED_PACKAGES+=(nodejs)
+[ -x /usr/bin/npm ] || WANTED_PACKAGES+=(npm)
 [ -x /usr/bin/java ] || WANTED_PACKAGES+=(default-jdk-headless)
 
 say() {
@@ -114,6 +116,7 @@ prepare_host() {
     exec 8>"$STATE_DIR/lock"
     flock 8
     install_packages
+    install_testsuite
     install_profile
     make_user
     exec 8>&-
@@ -142,6 +145,15 @@ install_packages() {
     for package in $(missing_of "${WANTED_PACKAGES[@]}"); do
         apt_install "$package" || say "going on without $package: apt-get could not install it"
     done
+}
+
+# CPython's own tests, whose package has the version in its name.
+install_testsuite() {
+    local package
+    package=lib$(basename "$(readlink -f /usr/bin/python3)")-testsuite
+    [ -n "$(missing_of "$package")" ] || return 0
+    say "installing $package"
+    apt_install "$package" || say "going on without $package: apt-get could not install it"
 }
 
 # The seccomp profile that podman brings, for the tests of what reads such ones. Of its package

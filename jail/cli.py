@@ -87,7 +87,7 @@ def run_command(words: list[str]) -> int:
     """One of the commands."""
     # argparse would take the program's own options for ours, and its "--" away.
     options, program = split_program(words)
-    parser = make_parser()
+    parser = make_parser(options[0] if options else "")
     args = parser.parse_args(options)
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -120,8 +120,8 @@ def split_program(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:where], words[where + 1 :]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """``jail run``, ``jail doctor`` and those for living jails, with docker's names."""
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """``jail run``, ``jail doctor`` and the others, with docker's names, for this one of them."""
     parser = Parser(prog="jail", description="Run a program nobody trusts, as yourself.")
     parser.add_argument("--version", action="version", version=f"jail {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -147,7 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="the report as JSON")
     add_commands(commands)
-    add_policy_commands(commands)
+    add_policy_commands(commands, whole=command == "policy")
     return parser
 
 

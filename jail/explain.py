@@ -23,6 +23,7 @@ from jail.launchplan import (
     WriteFiles,
 )
 from jail.plan import UNLIMITED_DISK, Plan
+from jail.policy.gap import find_gaps
 from jail.units import format_size
 
 NAMESPACES = {
@@ -70,7 +71,7 @@ def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
         "working directory": [launch.workdir],
         "environment": [f"{name}={value}" for name, value in plan.env.items()],
         "rlimits (soft, hard)": describe_rlimits((*launch.rlimits, *plan.program_rlimits)),
-        "seccomp": [describe_filter(plan)],
+        "seccomp": describe_filter(plan),
         "landlock (a place and all below it)": list(describe_landlock(launch)),
         "cgroup": describe_cgroup(plan),
         "limits and what holds them": [f"{k}: {v}" for k, v in plan.enforced_by.items()],
@@ -178,11 +179,21 @@ def describe_cgroup(plan: Plan) -> list[str]:
     return lines
 
 
-def describe_filter(plan: Plan) -> str:
-    size = len(plan.launch.filter) // INSTRUCTION_BYTES
-    if not size:
-        return f"{plan.spec.seccomp}: no filter"
-    return f"{plan.spec.seccomp}: {size} instructions, no_new_privs, every capability dropped"
+def describe_filter(plan: Plan) -> list[str]:
+    """How long it is, who has it, and what it leaves open that the shipped ones close."""
+    name, launch = plan.spec.seccomp, plan.launch
+    if plan.policy is None:
+        return [f"{name}: no filter"]
+    sizes = [len(each) // INSTRUCTION_BYTES for each in (launch.program_filter, launch.filter)]
+    if launch.program_filter:
+        lines = [f"{name}: {sizes[0]} instructions, loaded for each program before it runs"]
+        lines.append(f"the agent, which needs more, has a wider one of {sizes[1]} instructions")
+    else:
+        lines = [f"{name}: {sizes[1]} instructions, which the agent is under as well"]
+    lines.append("no_new_privs, every capability dropped")
+    lines.append("what it refuses is asked the supervisor, answered, and told in the result")
+    gaps = find_gaps(plan.policy.read_rules(plan.target), plan.target)
+    return [*lines, *(f"it leaves open: {each}" for each in gaps)]
 
 
 def describe_landlock(launch: LaunchPlan) -> Iterator[str]:

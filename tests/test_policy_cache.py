@@ -74,7 +74,7 @@ def test_a_change_of_the_base_is_a_change(tmp_path: Path) -> None:
     base.write_text(BASE.format("read"))
     own.write_text(OWN)
     before = read_bpf(load_policy(str(own)), tmp_path, "none")
-    base.write_text(BASE.format("close"))
+    base.write_text(BASE.format("poll"))
     after = read_bpf(load_policy(str(own)), tmp_path, "none")
     assert before != after == compile_policy(load_policy(str(own)))
     assert len(list_cached(tmp_path)) == 2

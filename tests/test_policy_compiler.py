@@ -397,6 +397,20 @@ def test_quiet_rules_are_heard_of_only_by_who_wants_to_hear_all() -> None:
     ]
 
 
+def test_what_is_decided_on_this_machine_costs_nothing_further() -> None:
+    here = {"calls": ["read"], "action": "allow", "why": "because", "machines": ["x86_64"]}
+    one = {"arg": 0, "op": "eq", "value": 1}
+    behind = [
+        {**here, "machines": ["x86_64", "aarch64"], "when": [{**one, "value": value}]}
+        for value in range(5)
+    ]
+    short, long = (
+        make_policy({"default": "kill", "rule": rules}) for rules in ([here], [here, *behind])
+    )
+    assert compile_policy(long, "x86_64") == compile_policy(short, "x86_64")
+    assert len(compile_policy(long, "aarch64")) > len(compile_policy(short, "aarch64"))
+
+
 def test_a_call_that_libseccomp_does_not_know_is_named_with_its_policy() -> None:
     made = make_policy({"default": "kill", "rule": [NEWER]})
     with pytest.raises(

@@ -233,6 +233,18 @@ def test_of_the_shipped_policies_a_small_program_s_is_small() -> None:
         assert made.decide(X86, call, (0,) * 6).passes
 
 
+def test_what_the_ceiling_refuses_by_other_arguments_stays_refused() -> None:
+    """Of an ioctl its request is noted; here the ceiling looks at the descriptor as well."""
+    five = Rule(("ioctl",), "EPERM", ((Condition(0, "eq", (5,)),),), "not on that one")
+    only = Rule(("ioctl",), "allow", ((Condition(2, "masked_eq", (1,), 3),),), "with these alone")
+    base, ceiling = Ruleset("ENOSYS", ()), Ruleset("ENOSYS", (five, only))
+    made = make(learn([("ioctl", (0, 0x5401, 1, 0, 0, 0))], base, ceiling), base, ceiling)
+    assert made.decide(X86, "ioctl", (0, 0x5401, 1)).passes
+    assert not made.decide(X86, "ioctl", (5, 0x5401, 1)).passes
+    assert not made.decide(X86, "ioctl", (0, 0x5401, 2)).passes
+    assert not made.decide(X86, "ioctl", (0, 0x5402, 1)).passes
+
+
 def test_a_file_is_known_that_somebody_has_changed() -> None:
     base, ceiling = Ruleset("ENOSYS", ()), Ruleset("allow", ())
     learned = learn([("getpid", (0,) * 6), ("socket", (1, 1, 0))], base, ceiling)

@@ -8,39 +8,44 @@ stood behind ``--``), it returns the exit status.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Any, Final
 
 from jail.errors import JailError, SpecError
-from jail.policy.learn.command import add_learn
-from jail.policy.words import add_export
 from jail.say import complain, complain_of, make_printable
-from jail.trial.command import add_test
 
 FAILED: Final = 125
 WRONG: Final = 1
 DIFFERENT: Final = 1
 
 
-def add_policy_commands(commands: Any) -> None:
-    """``jail policy`` and its own commands."""
+def add_policy_commands(commands: Any, *, whole: bool) -> None:
+    """``jail policy``, and its own commands if it is ``jail policy`` that was called."""
     policy = commands.add_parser(
         "policy",
-        help="show, check, compare and compile system-call policies",
+        help="show, check, try, compare, learn and translate system-call policies",
         description="Look at system-call policies: the shipped ones, by their names, or files.",
         allow_abbrev=False,
     )
     policy.set_defaults(run=None, help=policy.print_help, takes_program=False)
-    own = policy.add_subparsers(dest="policy_command", metavar="COMMAND")
-    add_list(own)
-    add_show(own)
-    add_check(own)
-    add_diff(own)
-    add_compile(own)
-    add_learn(own)
-    add_export(own)
-    add_test(own)
+    if whole:
+        add_own_commands(policy.add_subparsers(dest="policy_command", metavar="COMMAND"))
+
+
+def add_own_commands(commands: Any) -> None:
+    """All that stand behind ``jail policy``."""
+    from jail.policy.learn.command import add_learn
+    from jail.policy.words import add_export
+    from jail.trial.command import add_test
+
+    add_list(commands)
+    add_show(commands)
+    add_check(commands)
+    add_diff(commands)
+    add_compile(commands)
+    add_test(commands)
+    add_learn(commands)
+    add_export(commands)
 
 
 def run_policy(args: argparse.Namespace, program: list[str]) -> int:
@@ -254,24 +259,12 @@ def run_compile(args: argparse.Namespace) -> int:
     from jail.policy.compile import compile_policy
     from jail.policy.disassemble import format_program
     from jail.policy.load import load_policy
+    from jail.policy.output import write_output
 
     if args.format == "raw" and args.output is None and sys.stdout.isatty():
         raise SpecError("stdout is a terminal: give -o FILE, or --format text")
     data = compile_policy(load_policy(args.policy), args.arch)
     if args.format == "text":
         data = f"{format_program(data)}\n".encode()
-    _write(args.output, data)
+    write_output(args.output, data)
     return 0
-
-
-def _write(path: str | None, data: bytes) -> None:
-    if path is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        return
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
-        raise SpecError(f"-o {path}: {reason}") from None

@@ -10,8 +10,8 @@ it would take anywhere (it refuses USER_NOTIF and LOG where the running kernel h
 returns are rewritten to what they stand for.
 
 Nor does it merge every set of conditions on one call well: 2.5.4 does not come back from some
-that compare several arguments. So a call's conditions share a layer only where they differ in
-one value of one argument; any other has a layer to itself.
+that compare sizes. So a call's conditions share a layer only where they compare bits; any other
+has a layer to itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import functools
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final
 
@@ -57,14 +57,12 @@ class Run:
 
     def has_room_for(self, conjunction: tuple[Condition, ...]) -> bool:
         """Whether libseccomp can be trusted with this one beside those that are here."""
-        return all(_is_another_value(each, conjunction) for each in self.alternatives)
+        return is_masked(conjunction) and is_masked(self.alternatives[0])
 
 
-def _is_another_value(a: tuple[Condition, ...], b: tuple[Condition, ...]) -> bool:
-    """The same comparisons of the same arguments, but for the value in one of them."""
-    alike = [replace(each, values=()) for each in a] == [replace(each, values=()) for each in b]
-    masked = all(each.op in ("eq", "masked_eq") for each in a)
-    return alike and masked and sum(x != y for x, y in zip(a, b, strict=True)) == 1
+def is_masked(conjunction: tuple[Condition, ...]) -> bool:
+    """Whether it compares bits alone, not sizes."""
+    return all(each.op in ("eq", "masked_eq") for each in conjunction)
 
 
 Layer = dict[str, Run]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
 
-from jail.errors import SpecError
 from jail.say import complain
 
 
@@ -32,6 +29,7 @@ def run_export(args: argparse.Namespace) -> int:
     from jail.policy.export import export_profile
     from jail.policy.load import load_policy
     from jail.policy.number import read_names
+    from jail.policy.output import write_output
     from jail.policy.rule import MACHINES
 
     policy, target = load_policy(args.policy), read_target()
@@ -41,20 +39,7 @@ def run_export(args: argparse.Namespace) -> int:
     machines = (target.machine,) if is_profile else MACHINES
     names = {name for machine in machines for name in read_names(machine).values()}
     export = export_profile(policy.read_rules(target), names, machines)
-    _write(args.output, export.to_json().encode())
+    write_output(args.output, export.to_json().encode())
     for call, notes in export.notes.items():
         complain(f"note: {args.policy}: {call} {', '.join(notes)}")
     return 0
-
-
-def _write(path: str | None, data: bytes) -> None:
-    if path is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        return
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
-        raise SpecError(f"-o {path}: {reason}") from None

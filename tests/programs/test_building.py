@@ -1,4 +1,4 @@
-"""Compilers, package managers and debuggers, which ``build`` is for; most of it is ``default``'s too."""
+"""Compilers, package managers, debuggers: what ``build`` is for, most of it ``default`` as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from jail import Jail, Supervisor
 from tests.part import require
-from tests.programs.program import PYTHON3, shell
+from tests.programs.program import PYTHON3
 from tests.programs.test_programs import fine, names_of_denied
 
 SITE: Final = sysconfig.get_path("purelib")
@@ -38,8 +38,9 @@ Maintainer: me <me@here>
 Description: a package
 """.lstrip()
 LIBRARY: Final = r"""
-CFLAGS := -O1 -fPIC -Wall -I/usr/include/python3.11 $(shell python3-config --includes)
-libmypyc.a: $(patsubst %.c,%.o,$(filter-out static_data.c,$(wildcard *.c)))
+CFLAGS := -O1 -fPIC -I. $(shell python3-config --includes)
+LEFT_OUT := static_data.c %writer_extra_ops.c vecs%
+libmypyc.a: $(patsubst %.c,%.o,$(filter-out $(LEFT_OUT),$(wildcard *.c)))
 	ar rcs $@ $^
 """
 
@@ -60,7 +61,7 @@ async def workshop(supervisor: Supervisor, policy: str) -> AsyncGenerator[Jail, 
 
 async def say(j: Jail, script: str) -> bytes:
     """What a shell's script prints; nothing that it asks for is refused."""
-    result = await j.run(shell(script)[0])
+    result = await j.run(["sh", "-euc", script])
     output = fine(result)
     assert not names_of_denied(result)
     return output
@@ -70,8 +71,8 @@ async def test_make_and_gcc_build_a_library_in_c(workshop: Jail) -> None:
     """The run-time library of mypyc: twenty files in C that mypy brings with it."""
     require("make")
     await workshop.put("Makefile", LIBRARY)
-    script = "cp /site/mypyc/lib-rt/*.[ch] .; make -j2 >log 2>&1 || { tail -20 log; exit 1; }; nm libmypyc.a | grep -c ' T CPy'"
-    assert int(await say(workshop, script)) > 100
+    script = "cp /site/mypyc/lib-rt/*.[ch] .; make -j2 >log 2>&1 || { tail log; exit 1; }"
+    assert int(await say(workshop, f"{script}; nm libmypyc.a | grep -c ' T CPy'")) > 100
 
 
 async def test_setuptools_and_gcc_build_an_extension(workshop: Jail) -> None:
@@ -84,7 +85,7 @@ async def test_setuptools_and_gcc_build_an_extension(workshop: Jail) -> None:
 async def test_pip_installs_a_wheel(workshop: Jail) -> None:
     await workshop.put("wheel.py", WHEEL)
     script = (
-        f"{PYTHON3} wheel.py; {PYTHON3} -m pip install -q --no-index --target there thing-1.0-*.whl;"
+        f"{PYTHON3} wheel.py; {PYTHON3} -m pip install -q --no-index --target there *.whl;"
         f"PYTHONPATH=there {PYTHON3} -m thing"
     )
     assert await say(workshop, script) == b"from a wheel\n"
@@ -109,7 +110,7 @@ async def test_dpkg_and_tar_pack_and_unpack_but_leave_no_set_id_bit(workshop: Ja
     await workshop.put("p/DEBIAN/control", CONTROL)
     await workshop.put("p/opt/file", "packed")
     script = (
-        "dpkg-deb --root-owner-group -b p p.deb >/dev/null; dpkg-deb -x p.deb q;"
+        "dpkg-deb --root-owner-group -b p p.deb >log; dpkg-deb -x p.deb q;"
         "tar czf q.tgz q; rm -r q; tar xpf q.tgz; cat q/opt/file"
     )
     assert await say(workshop, script) == b"packed"
@@ -127,8 +128,9 @@ LEAK: Final = (
 async def test_debuggers_and_leak_checkers_trace(workshop: Jail) -> None:
     await workshop.put("leak.c", LEAK)
     script = (
-        "gcc -g -fsanitize=leak -o leak leak.c; ./leak 2>said || grep -o 'detected memory leaks' said;"
-        "strace -f -qq -e trace=execve -o trace sh -c 'ls >/dev/null; true'; grep -c execve.*ls trace;"
+        "gcc -g -fsanitize=leak -o leak leak.c;"
+        "./leak 2>said || grep -o 'detected memory leaks' said;"
+        "strace -f -e trace=execve -o trace sh -c 'ls >log; true'; grep -cF '[\"ls\"]' trace;"
         "setarch -R true"
     )
     assert await say(workshop, script) == b"detected memory leaks\n1\n"

@@ -6,10 +6,11 @@ import argparse
 import os
 import shlex
 import tomllib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from jail.errors import SpecError
-from jail.say import complain, tell_end
+from jail.errors import JailError, SpecError
+from jail.say import complain, complain_of, tell_end
 
 if TYPE_CHECKING:
     from jail.policy.learn.note import Learned
@@ -67,10 +68,22 @@ def add_learn(commands: Any) -> None:
 
 
 def run_learn(args: argparse.Namespace) -> int:
-    """The exit status. Raises what is wrong before the start."""
+    """The exit status: as that of ``jail run``, also where nothing ran."""
+    from jail.result import make_failure
+
+    try:
+        return learn(args)
+    except JailError as error:
+        complain_of(error)
+        return make_failure(error).exit_status
+
+
+def learn(args: argparse.Namespace) -> int:
+    """The program's exit status."""
     from jail.check import check_argv
     from jail.cli import make_spec_of
     from jail.policy.compile import read_target
+    from jail.policy.learn.propose import list_mounts
 
     spec, argv = make_spec_of(args), check_argv(args.program)
     target = read_target()
@@ -81,8 +94,6 @@ def run_learn(args: argparse.Namespace) -> int:
     if result.fault:
         return result.exit_status
     tell_end(result)
-    from jail.policy.learn.propose import list_mounts
-
     mounts = list_mounts(spec, learned)
     learned.mounts.update(mounts)
     command = find_command(args, argv, mounts, learned)
@@ -212,10 +223,13 @@ def write(
 
 
 def export(ruleset: Ruleset) -> str:
-    """As Docker takes it."""
+    """As Docker takes it, whose runtime is under the filter before the program is."""
     from jail.policy.export import export_profile
+    from jail.policy.learn.table import CONTAINER_RUNTIME
+    from jail.policy.rule import Rule
 
-    exported = export_profile(ruleset)
+    starting = Rule(CONTAINER_RUNTIME, "allow", ((),), "runc starts the program under the filter")
+    exported = export_profile(replace(ruleset, rules=(starting, *ruleset.rules)))
     for call, notes in exported.notes.items():
         complain(f"note: {call}: {'; '.join(notes)}")
     return exported.to_json()

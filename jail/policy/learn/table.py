@@ -55,6 +55,14 @@ STARTING: Final = ("arch_prctl", "set_tid_address")
 """made once by a program that was just executed, and seldom else"""
 FLOOR_CALLS: Final = frozenset(call for calls in FLOOR.values() for call in calls)
 
+CONTAINER_RUNTIME: Final = (
+    *("capget", "capset", "chdir", "close", "close_range", "epoll_ctl", "epoll_pwait", "execve"),
+    *("faccessat2", "fchown", "fcntl", "fstat", "fstatfs", "futex", "getdents64", "getpid"),
+    *("getppid", "gettid", "lstat", "nanosleep", "newfstatat", "openat", "prctl", "readlinkat"),
+    *("setgid", "setgroups", "setuid", "stat", "statx", "tgkill"),
+)
+"""What runc does between loading the filter and executing the program; with no-new-privileges the
+half of it would do. We load the filter last of all."""
 INT: Final = 2**32 - 1
 LONG: Final = 2**64 - 1
 SOCKET: Final = ((0, INT), (1, 0xF), (2, INT))
