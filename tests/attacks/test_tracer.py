@@ -216,7 +216,7 @@ def lie(data, nr):
 for nr in (-1, 0, 39, 272, 2**31 - 1, -2**31):
     lie(0x7000 | 1, nr)
     lie(0x7FFF, nr)
-print("alive")
+print("alive", flush=True)
 lie(0, 272)
 """
     number = 297 if os.uname().machine == "x86_64" else 240
