@@ -44,10 +44,25 @@ def refusal(path: str) -> str:
     return said
 
 
+def test_dots_in_a_text_are_no_keys(tmp_path: Path) -> None:
+    dots = "a." * 99
+    text = f'default = "kill"\n[learned.paths]\nread = ["/{dots}"]\n# {dots}\n'
+    path = tmp_path / "dots.toml"
+    path.write_text(text)
+    assert read(str(path)).default == "kill"
+
+
 # --- Words --------------------------------------------------------------------------------------
 
 WRONG: Final[dict[str, tuple[str, str]]] = {
     "lists without end": ("default = " + "[" * 50_000, "nested too deeply"),
+    "keys without end": ("a" + ".a" * 20_000 + " = 1", "nested too deeply"),
+    "more than a filter can compare": (
+        'default = "kill"\n[[rule]]\ncalls = ["read"]\naction = "allow"\nwhy = "all"\nwhen = ['
+        + ", ".join(f'{{ arg = {arg}, op = "eq", values = {[*range(30)]} }}' for arg in range(6))
+        + "]",
+        "more choices of values",
+    ),
     "no TOML": ("default = [", "Invalid value"),
     "no UTF-8": ("default = '\udcff'", "utf-8"),
     "no default": ("", "no default"),

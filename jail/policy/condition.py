@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from jail.policy.rule import Condition
 
 OPS: Final = ("eq", "ne", "lt", "le", "gt", "ge", "masked_eq")
 CONDITION_KEYS: Final = ("arg", "op", "mask", "value", "values")
+MAX_CHOICES: Final = 2048
+"""of values that one list of conditions may mean; a filter has room for 4096 instructions"""
 WORDS: Final = ("allow", "kill", "log", "notify")
 
 
@@ -43,6 +46,8 @@ def _parse_conditions(conditions: Any, where: str) -> tuple[Condition, ...]:
     if not isinstance(conditions, list) or not conditions:
         raise SpecError(f"{where}: a condition list is missing or empty")
     parsed = tuple(_parse_condition(each, where) for each in conditions)
+    if math.prod(len(each.values) for each in parsed) > MAX_CHOICES:
+        raise SpecError(f"{where}: more choices of values than a filter has room for")
     args = [each.arg for each in parsed]
     for arg in args:
         if args.count(arg) > 1:

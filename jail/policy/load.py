@@ -26,6 +26,11 @@ FIRST_TABLE: Final = re.compile(rb"^[ \t]*\[", re.MULTILINE)
 EXTENDS: Final = re.compile(rb"""^[ \t]*extends[ \t]*=[ \t]*["']([^"'\\\n]+)["']""", re.MULTILINE)
 
 
+QUOTED: Final = re.compile(rb"""\"(?:[^"\\\n]|\\.)*\"|'[^'\n]*'|#.*""")
+MANY_DOTS: Final = re.compile(rb"(?:[^.\n]*\.){33}")
+"""in one line: a key of so many parts, for which tomllib's time and memory grow with the square"""
+
+
 class Text(NamedTuple):
     """A file as it was read."""
 
@@ -221,6 +226,8 @@ def _parse_toml(text: Text, base: tuple[str, Ruleset] | None) -> Ruleset:
 
     from jail.policy.document import parse_document
 
+    if MANY_DOTS.search(QUOTED.sub(b"", text.text)):
+        raise SpecError("nested too deeply")
     document = tomllib.loads(text.text.decode())
     if document.get("extends") != _find_base(text):
         raise SpecError('extends: write extends = "NAME" on one line, above the first table')
