@@ -372,3 +372,8 @@ def test_where_the_only_listener_is_somebody_else_s_nothing_is_learned(policy: P
     assert done.returncode == 125
     assert b"nothing can be learned here" in done.stderr
     assert not policy.exists()
+
+
+def test_a_pipe_takes_the_policy_too() -> None:
+    done = learn("-o", "/dev/stdout", "--", "true")
+    assert (done.status, b'extends = "strict"' in done.stdout) == (0, True)

@@ -65,13 +65,13 @@ def _read_own_rules(document: dict[str, Any]) -> Any:
 
 def write_policy(path: str, text: str) -> None:
     """In place of what was there. SpecError where that can't be."""
-    path = os.path.realpath(path)
     try:
         if not _is_replaceable(path):
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
             return
-        _replace(path, text)
+        # Only now: a pipe's link in /proc leads to no name.
+        _replace(os.path.realpath(path), text)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SpecError(f"-o {path}: {reason}") from None
