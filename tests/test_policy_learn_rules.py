@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jail.errors import SpecError
 from jail.policy.compile import compile_ruleset
 from jail.policy.document import parse_document
-from jail.policy.learn.note import Learned, fold_paths, read_table
+from jail.policy.learn.note import MAX_USES, Learned, fold_paths, read_table
 from jail.policy.learn.rules import find_floor, make_pieces
 from jail.policy.learn.table import FLOOR_CALLS, FLOOR_USES, TELLING, take_telling
 from jail.policy.learn.text import format_policy, make_digest, make_rules, quote
@@ -254,3 +254,11 @@ def test_a_file_is_known_that_somebody_has_changed() -> None:
     read = parse_document(document, "x", ("strict", base)).rules
     assert make_digest(read) == document["learned"]["digest"]
     assert make_digest(read[1:]) != document["learned"]["digest"]
+
+
+def test_who_varies_his_arguments_without_end_fills_no_memory() -> None:
+    learned = Learned("unconfined", "x86_64")
+    for number in range(3 * MAX_USES):
+        learned.note_call("ioctl", (number,), None, beyond=True)
+        learned.note_call("prctl", (number,), "EPERM", beyond=False)
+    assert len(learned.values["ioctl"]) == len(learned.refused) == MAX_USES

@@ -28,6 +28,8 @@ KEYS: Final = (
     "refused",
     "paths",
 )
+MAX_USES: Final = 5000
+"""of a call, and of all that is refused: more than any filter has room for"""
 MAX_PATHS: Final = 400
 """in a file, of each use; more are told by the folders that they lie in"""
 
@@ -59,9 +61,12 @@ class Learned:
     def note_call(self, call: str, values: Values, action: str | None, *, beyond: bool) -> None:
         """A call; ``action`` is None where it was made."""
         if action is not None:
-            self.refused[call, values] = action
+            if len(self.refused) < MAX_USES:
+                self.refused[call, values] = action
         elif call in TELLING:
-            self.values.setdefault(call, set()).add(values)
+            uses = self.values.setdefault(call, set())
+            if len(uses) < MAX_USES:
+                uses.add(values)
         else:
             self.calls.add(call)
         if beyond and call not in TELLING:
