@@ -393,7 +393,7 @@ def test_quiet_rules_are_heard_of_only_by_who_wants_to_hear_all() -> None:
         enosys,
         USER_NOTIF | (enosys & 0xFFFF),
         enosys,
-        action.TRACE | (enosys & 0xFFFF),
+        action.TRAP | action.TRAP_MARK | (enosys & 0xFFFF),
     ]
 
 

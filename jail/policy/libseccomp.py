@@ -74,14 +74,11 @@ def compile_rules(ruleset: Ruleset, target: Target, report: Report) -> bytes:
     SpecError for a call that libseccomp does not know.
     """
     library = read_binding()
-    layers = make_layers(_select_rules(library, ruleset.rules, target), report)
+    default = decide_return(ruleset.default, False, report)
+    layers = make_layers(_select_rules(library, ruleset.rules, target), report, default)
     returns = list(dict.fromkeys(run.action for layer in layers for run in layer.values()))
     parts = [_export(library, layer, returns, target.machine) for layer in layers]
-    return join_parts(parts, returns, _default(ruleset, report), target.machine)
-
-
-def _default(ruleset: Ruleset, report: Report) -> int:
-    return decide_return(ruleset.default, False, report)
+    return join_parts(parts, returns, default, target.machine)
 
 
 def _select_rules(
@@ -102,8 +99,14 @@ def _select_rules(
                 )
 
 
-def make_layers(calls: Iterable[tuple[str, Rule]], report: Report = "none") -> list[Layer]:
-    """As few as there must be: a condition goes a layer down if the call's last one has no room."""
+def make_layers(
+    calls: Iterable[tuple[str, Rule]], report: Report = "none", default: int | None = None
+) -> list[Layer]:
+    """As few as there must be: a condition goes a layer down if the call's last one has no room.
+
+    A last word that is the default's too is not in them: libseccomp's time grows faster than the
+    number of rules.
+    """
     depth: dict[str, int] = {}
     decided: set[str] = set()
     # A policy without rules has a layer too: it is there that foreign ABIs end.
@@ -113,6 +116,8 @@ def make_layers(calls: Iterable[tuple[str, Rule]], report: Report = "none") -> l
             continue
         action = decide_return(rule.action, rule.quiet, report)
         for conjunction in rule.spread_values():
+            if not conjunction and action == default:
+                continue
             level = depth.get(call, -1)
             if level < 0 or not _fits(layers[level][call], action, conjunction):
                 level += 1
