@@ -49,7 +49,7 @@ async def test_each_refusal_is_told_with_its_reason(open_jail: OpenJail) -> None
     assert told(result) == {"unshare": ("EPERM", 2), "mount": ("EPERM", 1)}
     assert not result.denied_partial
     unshare, mount = result.denied
-    assert unshare.policy == "default"
+    assert unshare.policy == "strict"
     assert "CLONE_NEWNET" in unshare.examples[0]
     assert '"/mnt"' in mount.examples[0]
     assert "root" in mount.why
@@ -188,7 +188,7 @@ def test_the_command_prints_what_was_refused_when_asked() -> None:
     assert done.status == 1
     assert "jail: denied: unshare(CLONE_NEWNET" in done.stderr
     assert "EPERM, once" in done.stderr
-    assert "default: " in done.stderr
+    assert "strict: " in done.stderr
     assert "allowed by: " in done.stderr
     quiet = run_jail("--", "unshare", "-n", "true")
     assert "denied" not in quiet.stderr
