@@ -194,8 +194,18 @@ def test_agent_and_supervisor_mean_the_same_by_a_return() -> None:
         code = agent_filter.INSTRUCTION.pack(agent_filter.RETURN, 0, 0, value)
         (_, _, _, silenced), *_ = agent_filter.INSTRUCTION.iter_unpack(agent_filter.silence(code))
         assert silenced == action.silence_return(value)
-    assert agent_filter.TRACE == action.TRACE
-    for value in (action.TRACE | errno.EPERM, action.TRACE, action.ALLOW, action.KILL_PROCESS):
+    assert (agent_filter.TRAP, agent_filter.TRAP_MARK) == (action.TRAP, action.TRAP_MARK)
+    marked = action.TRAP | action.TRAP_MARK | errno.EPERM
+    others = (
+        action.TRAP,
+        action.TRAP | 1,
+        action.TRAP | action.TRAP_MARK,
+        action.TRACE,
+        action.ALLOW,
+        action.KILL_PROCESS,
+    )
+    for value in (marked, *others):
         code = agent_filter.INSTRUCTION.pack(agent_filter.RETURN, 0, 0, value)
         (_, _, _, silenced), *_ = agent_filter.INSTRUCTION.iter_unpack(agent_filter.silence(code))
         assert silenced == action.silence_return(value)
+        assert (silenced == value) is (value != marked)
