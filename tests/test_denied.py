@@ -116,6 +116,27 @@ async def test_who_does_not_take_the_signal_is_ended_all_the_same(
     assert result.stdout == b""
 
 
+async def test_no_thread_goes_on_after_a_call_that_ends_the_program(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    """The first thread would get a SIGSYS; the one that made the call must not outrun it."""
+    policy = write_policy(tmp_path, rule(["ptrace"], '"kill"'))
+    code = """
+import ctypes, hashlib, threading
+libc = ctypes.PyDLL(None)
+def ask():
+    libc.ptrace(0, 0, 0, 0)
+    libc._exit(0)
+for _ in range(4):
+    threading.Thread(target=hashlib.sha256, args=(bytes(1 << 28),), daemon=True).start()
+threading.Thread(target=ask).start()
+threading.Event().wait()
+"""
+    for _ in range(10):
+        result = await supervisor.run(python(code), seccomp=policy, timeout=20)
+        assert (result.verdict, result.signal) == (Verdict.SV, signal.SIGSYS)
+
+
 async def test_a_child_that_is_ended_is_its_parent_s_to_bury(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:
