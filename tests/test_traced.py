@@ -435,7 +435,7 @@ def test_only_a_tracing_agent_may_trace() -> None:
 
 
 ASK: Final = """
-import os, sys
+import os, sys, time
 from jail.agent.kernel import open_listener
 from jail.host import read_facts
 from jail.kernel.listener import is_listener_taken
@@ -449,8 +449,11 @@ def read_state():
 if sys.argv[1] == "taken":
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     listener = open_listener(bytes.fromhex("060000000000ff7f"))
-before = read_state()
-print(is_listener_taken(), read_state() == before, read_facts().listener_taken)
+before, end = read_state(), time.monotonic() + 10
+found = is_listener_taken()
+while read_state() != before and time.monotonic() < end:
+    pass  # join() comes back before the kernel's thread has ended
+print(found, read_state() == before, read_facts().listener_taken)
 """
 
 
