@@ -139,6 +139,7 @@ def test_a_command_can_be_given_to_a_shell() -> None:
     assert make_command(["-e A=b c", "--read-only"], "my.toml", ["echo", "it's"]) == (
         """jail run --seccomp my.toml -e 'A=b c' --read-only -- echo 'it'"'"'s'"""
     )
+    assert make_command([], "", ["true"]) == "jail run --seccomp FILE -- true"
     assert make_command([], "mine", ["true"]) == "jail run --seccomp ./mine -- true"
 
 

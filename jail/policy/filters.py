@@ -46,7 +46,9 @@ def make_filters(policy: Policy, report: Report) -> Filters:
     target, name = read_target(), policy.name
     ruleset = policy.read_rules(target)
     if missing := agent.find_missing(ruleset, target):
-        raise SpecError(f"seccomp policy {name}: no program can run without {', '.join(missing)}")
+        raise SpecError(
+            f"seccomp policy {name}: no program can run without {', '.join(missing)}: allow it"
+        )
     asked = policy.read_filter(target)
     traces = report in HEARD and agent.can_trace(asked, target)
     listens = report != "none" and not traces

@@ -101,9 +101,23 @@ def _select_rules(
                 yield call, rule
             elif number == UNKNOWN and not rule.optional:
                 raise SpecError(
-                    f"libseccomp knows no call {call}"
+                    f"{_find_place(rule, rules)}: libseccomp knows no call {call}"
                     " (optional = true passes over those that are newer than the library)"
                 )
+
+
+def _find_place(rule: Rule, rules: Sequence[Rule]) -> str:
+    """As the loader names it. A file's own rules stand before those of its base."""
+    calls = f"({', '.join(rule.calls[:3])}{', …' if len(rule.calls) > 3 else ''})"
+    if rule.policy == rules[0].policy:
+        return f"rule {rules.index(rule) + 1} {calls}"
+    return f"{rule.policy}: rule {calls}"
+
+
+def refuse_unknown_calls(ruleset: Ruleset, target: Target) -> None:
+    """SpecError for a call that libseccomp does not know, as when it is compiled."""
+    for _ in _select_rules(read_binding(), ruleset.rules, target):
+        pass
 
 
 def make_layers(

@@ -181,7 +181,7 @@ def find_command(
     options = [*list_options(args), *mounts]
     if args.network != "none" and needs_network(learned):
         options.append(f"--network {args.network}")
-    return make_command(options, args.output or "FILE", argv)
+    return make_command(options, args.output or "", argv)
 
 
 def list_options(args: argparse.Namespace) -> list[str]:

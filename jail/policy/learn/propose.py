@@ -53,9 +53,10 @@ def needs_network(learned: Learned) -> bool:
 
 
 def make_command(options: Iterable[str], policy: str, argv: Sequence[str]) -> str:
-    """One line for a shell."""
-    policy = policy if is_path(policy) else f"./{policy}"
-    return shlex.join(["jail", "run", "--seccomp", policy, *split(options), "--", *argv])
+    """One line for a shell. Without a policy's file, FILE stands for it."""
+    if policy and not is_path(policy):
+        policy = f"./{policy}"
+    return shlex.join(["jail", "run", "--seccomp", policy or "FILE", *split(options), "--", *argv])
 
 
 def split(options: Iterable[str]) -> list[str]:
