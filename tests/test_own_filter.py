@@ -35,6 +35,11 @@ action = "allow"
 why = "what cat and echo live on"
 """
 """no clone, no wait4, no kill, no pidfd_open, no recvmsg: the agent could do nothing under it"""
+NARROWING: Final = """
+calls = ["pidfd_open"]
+action = { errno = "EPERM" }
+why = "what the agent can't do without"
+"""
 
 
 @pytest.fixture
@@ -160,6 +165,41 @@ async def test_who_can_t_be_executed_leaves_no_listener(
                 await j.run(["./text"])
         result = await j.run(["cat", "/proc/self/status"])
     assert result.verdict is Verdict.OK
+
+
+UNHEARD: Final = {
+    "noted": '[[rule]]\ncalls = ["{call}"]\naction = "notify"\nwhy = "tell me"',
+    "by_a_condition": """[[rule]]
+calls = ["{call}"]
+action = "kill"
+when = [{{ arg = 0, op = "gt", value = 1 }}]
+why = "not so"
+""",
+}
+"""rules that ask while the agent, who has the listener, stands still"""
+
+
+@pytest.mark.parametrize("call", agent.OPENING)
+@pytest.mark.parametrize("how", UNHEARD)
+async def test_a_start_that_would_wait_for_an_answer_for_ever_is_refused(
+    supervisor: Supervisor, tmp_path: Path, how: str, call: str
+) -> None:
+    path = tmp_path / "asks.toml"
+    asks = UNHEARD[how].format(call=call)
+    path.write_text(f'default = "allow"\n{asks}\n[[rule]]\n{NARROWING}')
+    with trio.fail_after(20), pytest.raises(SpecError, match=f"{call} must be allowed"):
+        await supervisor.run(["true"], seccomp=str(path))
+
+
+async def test_all_but_the_start_can_be_noted(supervisor: Supervisor, tmp_path: Path) -> None:
+    path = tmp_path / "noted.toml"
+    starting = 'calls = ["execve", "exit_group"]\naction = "allow"\nwhy = "the start"'
+    path.write_text(f'default = "notify"\n[[rule]]\n{starting}\n')
+    result = await supervisor.run(["true"], seccomp=str(path))
+    assert result.verdict is Verdict.OK
+    assert {"brk", "mmap", "close"} <= {each.call for each in result.noted}
+    with trio.fail_after(20), pytest.raises(ProgramError):
+        await supervisor.run(["/no/such/program"], seccomp=str(path))
 
 
 # -- deciding it ----------------------------------------------------------------------------------
