@@ -3,7 +3,8 @@
     python -m examples.grade SUBMISSION.py TESTS
 
 ``TESTS`` holds pairs of files, ``NAME.in`` and ``NAME.out``. The submission gets the input on
-stdin and nothing else: the expected output stays outside, where the comparison is made.
+stdin and nothing else: the expected output stays outside, where the comparison is made. It may
+compute, on as many threads as it likes, and work on files; what else it tried is told on stderr.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ async def grade(submission: bytes, tests: Sequence[Test]) -> Grade:
 
 async def run_test(supervisor: Supervisor, submission: bytes, test: Test) -> Grade:
     """In a jail of its own: what one run leaves, the next one must not find."""
-    async with supervisor.open_jail(**LIMITS) as living:
+    async with supervisor.open_jail(seccomp="strict", **LIMITS) as living:
         await living.put("submission.py", submission)
         result = await living.run(["python3", "submission.py"], input=test.given)
     return Grade(compare(result, test.expected), test.name, result)
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = trio.run(grade, args.submission.read_bytes(), read_tests(args.tests))
     seconds = f"{done.result.cpu_time_s:.2f} s"
     print(" ".join([done.word, f"test {done.test}", seconds, done.result.message]).rstrip())
+    for each in done.result.denied:
+        print(f"refused: {', '.join(each.examples)}: {each.why}", file=sys.stderr)
     return 0 if done.word == "AC" else 1
 
 

@@ -77,7 +77,7 @@ class Plugin:
 @asynccontextmanager
 async def open_plugin(source: bytes) -> AsyncGenerator[Plugin, None]:
     """Loaded, and gone with everything it started when the block ends."""
-    async with jail.open_jail(**LIMITS) as living:
+    async with jail.open_jail(seccomp="plugin", **LIMITS) as living:
         await living.put("plugin.py", source)
         async with living.start(["python3", "-c", LOOP]) as process:
             yield Plugin(process)

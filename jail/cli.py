@@ -88,7 +88,9 @@ def run_command(words: list[str]) -> int:
     # argparse would take the program's own options for ours, and its "--" away.
     options, program = split_program(words)
     parser = make_parser(options[0] if options else "")
-    args = parser.parse_args(options)
+    args, unknown = parser.parse_known_args(options)
+    if unknown:
+        refuse_words(args, unknown)
     if args.command is None:
         parser.print_help(sys.stderr)
         return FAILED
@@ -99,6 +101,13 @@ def run_command(words: list[str]) -> int:
     if args.command != "run":
         return run_on_living(args, program)
     return run_program(args, [*args.program, *program])
+
+
+def refuse_words(args: argparse.Namespace, unknown: list[str]) -> NoReturn:
+    """With the help of the very command that they were given to."""
+    words = ["jail", args.command, getattr(args, "policy_command", None)]
+    prog = " ".join(each for each in words if each)
+    Parser(prog=prog).error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
 def flush_or_forget() -> None:

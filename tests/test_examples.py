@@ -55,6 +55,16 @@ async def test_a_submission_gets_the_grade_it_deserves(
     assert (done.word, done.test) == (word, test), done.result
 
 
+def test_a_grader_sees_what_a_submission_was_refused(
+    tests_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = write_submission(tests_folder, "import os\nos.fork() or os._exit(0)\n")
+    assert grade.main([str(theirs), str(tests_folder)]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("RE test 1 ")
+    assert re.fullmatch(r"refused: clone\(.*\): .*threads here\n", said.err)
+
+
 def test_no_submission_is_graded_without_tests(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no NAME\.in"):
         grade.main([str(write_submission(tmp_path, ECHO)), str(tmp_path)])

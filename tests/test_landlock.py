@@ -11,6 +11,8 @@ from jail.host import make_facts
 from jail.kernel import landlock as kernel
 from jail.landlock import CHANGE, DEVICE, READ, WRITE_FILE, find_unheld
 from jail.launchplan import Landlock
+from jail.policy.filters import may_open_tcp
+from jail.policy.rule import Condition, Rule, Ruleset, Target
 from tests.test_plan import plan, see
 
 NEVER: Final = kernel.LANDLOCK_ACCESS_FS_MAKE_CHAR | kernel.LANDLOCK_ACCESS_FS_MAKE_BLOCK
@@ -141,6 +143,25 @@ def test_tcp_is_refused_where_the_policy_has_no_socket_for_it(
 ) -> None:
     for network in ("none", "host"):
         assert wall(abi, refuses_tcp=refuses, network=network).handled_net == handled
+
+
+@pytest.mark.parametrize(
+    ("conditions", "opens"),
+    [
+        ([(0, 2), (2, 6)], True),
+        ([(0, 10), (1, 0o2000001)], True),
+        ([(0, 2), (1, 0o4001), (2, 0)], True),
+        ([(0, 2), (1, 2)], False),
+        ([(0, 1)], False),
+    ],
+)
+def test_a_socket_for_tcp_is_one_however_it_is_asked_for(
+    conditions: list[tuple[int, int]], opens: bool
+) -> None:
+    """curl names the protocol, libraries set SOCK_CLOEXEC: a policy may allow just that."""
+    alternative = tuple(Condition(arg, "eq", (value,)) for arg, value in conditions)
+    only = Rule(("socket",), "allow", (alternative,), "one way")
+    assert may_open_tcp(Ruleset("ENOSYS", (only,)), Target("x86_64", (6, 1))) is opens
 
 
 def test_without_a_filter_the_wall_still_stands() -> None:

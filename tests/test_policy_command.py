@@ -101,7 +101,9 @@ def lines_of(done: Done) -> list[str]:
 
 WRONG: Final[dict[str, tuple[list[str], str]]] = {
     "an unknown command": (["alter"], "invalid choice"),
-    "show of nothing": (["show"], "the following arguments are required: NAME|FILE"),
+    "show of nothing": (["show"], "the following arguments are required: NAME|FILE ("),
+    "show of none": (["show", "unconfined"], "unconfined is the word for no policy at all"),
+    "a word too many": (["list", "strict"], "strict (see jail policy list --help)"),
     "show of nobody": (["show", "nobody"], "no seccomp policy 'nobody': there are "),
     "a call that is none": (["show", "default", "frobnicate"], "no system call 'frobnicate'"),
     "check of nothing": (["check"], "the following arguments are required"),
@@ -332,13 +334,22 @@ def test_each_policy_that_is_wrong_is_a_line_and_the_others_are_checked(
     )
     assert done.status == 1
     assert [line.rpartition("/")[2] for line in done.stderr.splitlines()] == [
-        "wrong.toml: rule 1 (read): no why",
-        "unknown.toml: libseccomp knows no call frobnicate (optional = true passes over those that"
-        " are newer than the library)",
-        "narrow.toml: no program can run without execve, exit_group",
+        "wrong.toml: rule 1 (read): no why: each rule gives its reason",
+        "unknown.toml: rule 2 (frobnicate): libseccomp knows no call frobnicate (optional = true"
+        " passes over those that are newer than the library)",
+        "narrow.toml: no program can run without execve, exit_group: allow it",
         "none.toml: No such file or directory",
     ]
     assert re.fullmatch(rf"{re.escape(own)}: \d+ rules, \d+ instructions\n", done.stdout.decode())
+
+
+@pytest.mark.parametrize("words", [["show"], ["diff", "strict"], ["export"]])
+def test_no_command_passes_over_a_call_that_nobody_knows(words: list[str], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(OWN.replace('"./base.toml"', '"strict"').replace('"mount"', '"frobnicate"'))
+    done = policy(*words, str(wrong))
+    assert (done.status, done.stdout) == (125, b"")
+    assert "wrong.toml: rule 2 (frobnicate): libseccomp knows no call" in done.stderr
 
 
 def test_what_is_odd_is_said(tmp_path: Path) -> None:

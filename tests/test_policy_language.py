@@ -95,7 +95,11 @@ WRONG: Final[dict[str, tuple[str, str]]] = {
     ),
     "extends of a number": ("extends = 1", "extends: write extends"),
     "extends of nobody": ('extends = "nobody"', "extends: no seccomp policy 'nobody'"),
-    "extends of a file that isn't there": ('extends = "./nobody.toml"', "No such file"),
+    "extends of a file that isn't there": (
+        'extends = "./nobody.toml"',
+        ".toml: extends: seccomp policy ",
+    ),
+    "extends of no policy": ('extends = "unconfined"', "extends: unconfined is the word for no"),
 }
 
 

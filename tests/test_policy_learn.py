@@ -25,6 +25,15 @@ print(b.recv(2))
 if len(sys.argv) > 1:
     socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 """
+CLIENT = """
+import socket
+serving = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+serving.bind(("127.0.0.1", 0))
+serving.listen()
+client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+client.connect(serving.getsockname())
+print("met")
+"""
 C_PROGRAM = """
 #include <errno.h>
 #include <pthread.h>
@@ -99,6 +108,23 @@ def test_a_program_with_threads_passes_and_one_call_more_is_stopped(folder: Path
     stopped = run_jail(*run, "more")
     assert (stopped.status, stopped.stdout) == (38, b"worked\n")
     assert run_jail(*shown, "--", "/a", "more").status == 0
+
+
+def test_what_the_base_refuses_is_told_with_its_arguments(policy: Path) -> None:
+    require("python3")
+    learned = learn("-o", str(policy), "--", "python3", "-c", CLIENT)
+    assert learned.status == 0, learned.stderr
+    (beyond,) = (line for line in learned.stderr.splitlines() if "beyond strict: " in line)
+    assert "connect" in beyond and "socket(AF_INET, SOCK_STREAM, IPPROTO_TCP)" in beyond
+    assert "fcntl" not in beyond
+
+
+def test_a_client_that_names_its_protocol_passes(policy: Path) -> None:
+    require("python3")
+    program = ("--", "python3", "-c", CLIENT)
+    assert learn("-o", str(policy), *program).status == 0
+    again = run_jail("--seccomp", str(policy), *program)
+    assert (again.status, again.stdout) == (0, b"met\n"), again.stderr
 
 
 def test_a_compiler_passes_under_what_it_was_learned_from(folder: Path) -> None:
@@ -218,7 +244,7 @@ def test_paths_mounts_and_names_are_learned(folder: Path) -> None:
         "unix @abstract",
     ]
     if os.access("/home", os.R_OK):
-        assert "-v=/home:/home:ro" in learned.stderr
+        assert "-v /home:/home:ro" in learned.stderr
     (folder / "out/new/better").unlink()
     (folder / "out/new").rmdir()
     (told,) = (line for line in learned.stderr.splitlines() if "now: jail run " in line)
@@ -315,6 +341,8 @@ def test_what_is_added_was_decided_by_the_same_ceiling(policy: Path) -> None:
         ["-o", "/nowhere/my.toml", "--", "true"],
         ["--append", "--", "true"],
         ["--append", "--format", "docker", "-o", "x.json", "--", "true"],
+        ["--format", "docker", "-o", "x.toml", "--", "true"],
+        ["-o", "x.json", "--", "true"],
         ["--seccomp", "lax", "--", "true"],
         ["-v", "nonsense", "--", "true"],
         ["--"],

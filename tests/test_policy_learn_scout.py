@@ -124,7 +124,9 @@ def test_a_mount_is_used_by_what_lies_in_it_alone() -> None:
     ("needs", "network"),
     [
         (False, set()),
-        (False, {"unix /run/x", "tcp 127.0.0.1:80", "bind tcp 0.0.0.0:80", "udp [::1]:53"}),
+        (False, {"unix /run/x", "bind unix /run/y", "unix @abstract"}),
+        (True, {"tcp 127.0.0.1:80"}),
+        (True, {"bind tcp 0.0.0.0:80"}),
         (True, {"tcp 192.0.2.1:80"}),
         (True, {"dns example.org"}),
     ],
@@ -137,6 +139,8 @@ def test_a_command_can_be_given_to_a_shell() -> None:
     assert make_command(["-e A=b c", "--read-only"], "my.toml", ["echo", "it's"]) == (
         """jail run --seccomp my.toml -e 'A=b c' --read-only -- echo 'it'"'"'s'"""
     )
+    assert make_command([], "", ["true"]) == "jail run --seccomp FILE -- true"
+    assert make_command([], "mine", ["true"]) == "jail run --seccomp ./mine -- true"
 
 
 class Large(ctypes.Structure):

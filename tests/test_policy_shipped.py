@@ -164,7 +164,7 @@ def test_ends_of_a_pair_reach_nobody_else(policy: str) -> None:
 
 
 def test_plugins_take_descriptors_and_the_judged_do_not() -> None:
-    for call in ("sendmsg", "recvmsg", "sendmmsg", "recvmmsg"):
+    for call in ("sendmsg", "recvmsg", "sendmmsg", "recvmmsg", "setsockopt"):
         assert decide("plugin", call) == ALLOW
         assert decide("strict", call) == refuse("EACCES")
 

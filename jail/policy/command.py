@@ -115,18 +115,20 @@ def add_show(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("policy", metavar="NAME|FILE", help="a shipped policy, or a file")
-    parser.add_argument("calls", metavar="CALL", nargs="*", help="only the rules for this call")
+    parser.add_argument(
+        "calls", metavar="CALL", nargs="*", default=[], help="only the rules for this call"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, with all numbers")
     parser.set_defaults(run=run_show)
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from jail.policy.compile import read_target
+    from jail.policy.compile import read_known, read_target
     from jail.policy.load import load_policy
     from jail.policy.show import make_shown
 
     policy, target = load_policy(args.policy), read_target()
-    ruleset = policy.read_rules(target)
+    ruleset = read_known(policy, target)
     for call in args.calls:
         _check_call(call, {each for rule in ruleset.rules for each in rule.calls}, target.machine)
     shown = make_shown(policy, ruleset, target, tuple(args.calls))
@@ -214,7 +216,7 @@ def add_diff(commands: Any) -> None:
 
 
 def run_diff(args: argparse.Namespace) -> int:
-    from jail.policy.compile import read_target
+    from jail.policy.compile import read_known, read_target
     from jail.policy.diff import compare
     from jail.policy.libseccomp import has_call
     from jail.policy.load import load_policy
@@ -222,8 +224,8 @@ def run_diff(args: argparse.Namespace) -> int:
     target = read_target()
     first, second = load_policy(args.first), load_policy(args.second)
     found = compare(
-        (args.first, first.read_rules(target)),
-        (args.second, second.read_rules(target)),
+        (args.first, read_known(first, target)),
+        (args.second, read_known(second, target)),
         target,
         lambda call: has_call(call, target.machine),
     )

@@ -41,6 +41,18 @@ def compile_ruleset(
     return bpf
 
 
+def read_known(policy: Policy, target: Target) -> Ruleset:
+    """Its rules; SpecError where it could not be compiled for a name that nobody knows."""
+    from jail.policy.libseccomp import refuse_unknown_calls
+
+    ruleset = policy.read_rules(target)
+    try:
+        refuse_unknown_calls(ruleset, target)
+    except SpecError as error:
+        raise SpecError(f"seccomp policy {policy.name}: {error}") from None
+    return ruleset
+
+
 def read_target(machine: str | None = None) -> Target:
     """This machine or that one, with the kernel that runs; HostError where we know no filter."""
     from jail.policy.rule import MACHINES, Target

@@ -25,7 +25,7 @@ def parse_action(value: Any, where: str) -> str:
         name = value["errno"]
         if isinstance(name, str) and name in errno.errorcode.values():
             return name
-        raise SpecError(f"{where}: no errno {name!r}")
+        raise SpecError(f'{where}: no errno {name!r}; they have names such as "EPERM"')
     words = ", ".join(f'"{each}"' for each in WORDS)
     raise SpecError(f'{where}: an action is {words} or {{ errno = "EPERM" }}, not {value!r}')
 

@@ -53,7 +53,7 @@ def _parse_default(document: dict[str, Any], base: Ruleset) -> str:
     if "default" in document:
         return parse_action(document["default"], "default")
     if not base.default:
-        raise SpecError("no default")
+        raise SpecError('no default: write default = { errno = "ENOSYS" }, or extend a policy')
     return base.default
 
 
@@ -79,12 +79,14 @@ def _parse_rules(tables: Any, name: str, groups: Groups) -> tuple[Rule, ...]:
 def _parse_rule(index: int, table: Any, name: str, groups: Groups) -> Rule:
     if not isinstance(table, dict):
         raise SpecError(f"rule {index}: not a table")
+    if "calls" not in table:
+        refuse_unknown(table, RULE_KEYS, f"rule {index}")
     calls, used = _parse_calls(f"rule {index}", table.get("calls"), groups)
     where = f"rule {index} ({', '.join(calls[:3])}{', …' if len(calls) > 3 else ''})"
     refuse_unknown(table, RULE_KEYS, where)
     why = table.get("why")
     if not isinstance(why, str) or not why.strip():
-        raise SpecError(f"{where}: no why")
+        raise SpecError(f"{where}: no why: each rule gives its reason")
     if "action" not in table:
         raise SpecError(f"{where}: no action")
     return Rule(

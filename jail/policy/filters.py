@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jail.errors import SpecError
@@ -9,10 +10,14 @@ from jail.errors import SpecError
 if TYPE_CHECKING:
     from jail.policy.action import Report
     from jail.policy.load import Policy
+    from jail.policy.rule import Ruleset, Target
 
 INTERNET: Final = (2, 10)
 """AF_INET, AF_INET6"""
-SOCK_STREAM: Final = 1
+STREAMS: Final = tuple(1 | flags for flags in (0, 0o4000, 0o2000000, 0o2004000))
+"""SOCK_STREAM, with and without SOCK_NONBLOCK and SOCK_CLOEXEC"""
+TCP: Final = (0, 6)
+"""IPPROTO_TCP, and what stands for it"""
 
 
 class Filters(NamedTuple):
@@ -41,15 +46,15 @@ def make_filters(policy: Policy, report: Report) -> Filters:
     target, name = read_target(), policy.name
     ruleset = policy.read_rules(target)
     if missing := agent.find_missing(ruleset, target):
-        raise SpecError(f"seccomp policy {name}: no program can run without {', '.join(missing)}")
+        raise SpecError(
+            f"seccomp policy {name}: no program can run without {', '.join(missing)}: allow it"
+        )
     asked = policy.read_filter(target)
     traces = report in HEARD and agent.can_trace(asked, target)
     listens = report != "none" and not traces
     told = report if traces else HEARD.get(report, report)
     program = compile_ruleset(asked, target, told, name)
-    refuses_tcp = not any(
-        ruleset.decide(target, "socket", (family, SOCK_STREAM, 0)).passes for family in INTERNET
-    )
+    refuses_tcp = not may_open_tcp(ruleset, target)
     if not traces and agent.is_enough(asked, target):
         return Filters(program, b"", listens, traces, refuses_tcp)
     if not traces and (unheard := agent.find_unheard(asked, target)):
@@ -59,3 +64,11 @@ def make_filters(policy: Policy, report: Report) -> Filters:
         )
     wide = compile_ruleset(agent.widen(ruleset, target, traces), target, "none", name)
     return Filters(wide, program, listens, traces, refuses_tcp)
+
+
+def may_open_tcp(ruleset: Ruleset, target: Target) -> bool:
+    """Whether it allows a socket for TCP, in one of the ways in which one asks for it."""
+    return any(
+        ruleset.decide(target, "socket", args).passes
+        for args in itertools.product(INTERNET, STREAMS, TCP)
+    )

@@ -26,7 +26,14 @@ from types import ModuleType
 from typing import Any, Final
 
 from jail.errors import HostError, SpecError
-from jail.policy.action import ACTION_BITS, DATA_BITS, TRACE, Report, decide_return
+from jail.policy.action import (
+    ACTION_BITS,
+    DATA_BITS,
+    TRACE,
+    Report,
+    decide_return,
+    silence_return,
+)
 from jail.policy.rule import Condition, Rule, Ruleset, Target
 
 INSTRUCTION: Final = struct.Struct("=HBBI")
@@ -37,7 +44,7 @@ JUMP_IF_GREATER_OR_EQUAL: Final = 0x35
 RETURN: Final = 0x06
 NR_OFFSET: Final = 0
 ARCH_OFFSET: Final = 4
-AUDIT_ARCH_X86_64: Final = 0xC000003E
+AUDIT_ARCHES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 MARKER_DATA: Final = 0xFFFF
 
@@ -94,9 +101,23 @@ def _select_rules(
                 yield call, rule
             elif number == UNKNOWN and not rule.optional:
                 raise SpecError(
-                    f"libseccomp knows no call {call}"
+                    f"{_find_place(rule, rules)}: libseccomp knows no call {call}"
                     " (optional = true passes over those that are newer than the library)"
                 )
+
+
+def _find_place(rule: Rule, rules: Sequence[Rule]) -> str:
+    """As the loader names it. A file's own rules stand before those of its base."""
+    calls = f"({', '.join(rule.calls[:3])}{', …' if len(rule.calls) > 3 else ''})"
+    if rule.policy == rules[0].policy:
+        return f"rule {rules.index(rule) + 1} {calls}"
+    return f"{rule.policy}: rule {calls}"
+
+
+def refuse_unknown_calls(ruleset: Ruleset, target: Target) -> None:
+    """SpecError for a call that libseccomp does not know, as when it is compiled."""
+    for _ in _select_rules(read_binding(), ruleset.rules, target):
+        pass
 
 
 def make_layers(
@@ -136,7 +157,7 @@ def _fits(run: Run, action: int, conjunction: tuple[Condition, ...]) -> bool:
 
 def join_parts(parts: Sequence[bytes], returns: Sequence[int], default: int, machine: str) -> bytes:
     """The layers' programs one behind the other, the default at the very end."""
-    program = _refuse_negative(default) if machine == "x86_64" else b""
+    program = _answer_negative(silence_return(default), machine)
     program += b"".join(_finish(part, returns) for part in parts)
     return program + INSTRUCTION.pack(RETURN, 0, 0, default)
 
@@ -156,13 +177,16 @@ def _finish(part: bytes, returns: Sequence[int]) -> bytes:
     return bytes(patched)
 
 
-def _refuse_negative(default: int) -> bytes:
-    """libseccomp takes numbers from 2^31 on for x32's; they are merely unknown."""
+def _answer_negative(default: int, machine: str) -> bytes:
+    """No call has a number from 2^31 on; libseccomp would take them for x32's.
+
+    -1 is what a tracer makes of a call that is not to be made (ptrace(2)), so nobody is asked.
+    """
     return b"".join(
         INSTRUCTION.pack(*each)
         for each in (
             (LOAD, 0, 0, ARCH_OFFSET),
-            (JUMP_IF_EQUAL, 0, 3, AUDIT_ARCH_X86_64),
+            (JUMP_IF_EQUAL, 0, 3, AUDIT_ARCHES[machine]),
             (LOAD, 0, 0, NR_OFFSET),
             (JUMP_IF_GREATER_OR_EQUAL, 0, 1, 0x80000000),
             (RETURN, 0, 0, default),

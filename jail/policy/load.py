@@ -147,6 +147,8 @@ def _find(name_or_path: str) -> str:
 
 
 def _make_unknown(name: str) -> SpecError:
+    if name == "unconfined":
+        return SpecError("unconfined is the word for no policy at all: there is nothing in it")
     known = ", ".join([*list_policies(), "unconfined"])
     return SpecError(f"no seccomp policy {name!r}: there are {known}, or give a file")
 
@@ -163,8 +165,6 @@ def _read_base(file: File, name: str, path: str) -> File:
     try:
         return _read_file(name, path)
     except SpecError as error:
-        if is_path(name):
-            raise
         raise SpecError(f"seccomp policy {file.text.name}: extends: {error}") from None
 
 

@@ -13,7 +13,7 @@ from jail.policy.rule import Target
 
 FIRST: Final = ("strict", "plugin", "compute", "default", "network", "build")
 """the narrower ones before the wider ones"""
-OWN: Final = "no shipped policy allows it: --seccomp FILE with a policy of your own, or unconfined"
+OWN: Final = "no shipped policy; one of your own (--seccomp FILE) may, or --seccomp unconfined"
 
 
 def find_remedy(call: str, args: Sequence[int], policy: str) -> str:

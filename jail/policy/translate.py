@@ -92,7 +92,7 @@ def _drop_idle(rules: Sequence[Rule], default: str) -> list[Rule]:
 def _keep(rule: Rule) -> Iterator[Part]:
     """The rule as it is."""
     for conjunction in rule.spread_values():
-        yield Part(rule.action, tuple(map(_compare, conjunction)), rule.why)
+        yield Part(merge(rule.action), tuple(map(_compare, conjunction)), rule.why)
 
 
 def merge(action: str) -> str:
@@ -123,7 +123,8 @@ def _take_away(
         except TooManyError:
             continue
         note = "" if depth == DEPTHS[0] else f"refuses too what differs above bit {depth - 1} only"
-        return [Part(rule.action, tuple(map(_compare_cube, box)), rule.why) for box in left], note
+        action = merge(rule.action)
+        return [Part(action, tuple(map(_compare_cube, box)), rule.why) for box in left], note
     if is_passing or not can_be_less:
         return None, ""
     return [], f"answers {default} instead of {rule.action}"

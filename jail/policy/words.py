@@ -25,7 +25,7 @@ def add_export(commands: Any) -> None:
 
 def run_export(args: argparse.Namespace) -> int:
     """The exit status."""
-    from jail.policy.compile import read_target
+    from jail.policy.compile import read_known, read_target
     from jail.policy.export import export_profile
     from jail.policy.load import load_policy
     from jail.policy.number import read_names
@@ -38,7 +38,7 @@ def run_export(args: argparse.Namespace) -> int:
     )
     machines = (target.machine,) if is_profile else MACHINES
     names = {name for machine in machines for name in read_names(machine).values()}
-    export = export_profile(policy.read_rules(target), names, machines)
+    export = export_profile(read_known(policy, target), names, machines)
     write_output(args.output, export.to_json().encode())
     for call, notes in export.notes.items():
         complain(f"note: {args.policy}: {call} {', '.join(notes)}")

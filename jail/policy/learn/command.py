@@ -83,8 +83,9 @@ def learn(args: argparse.Namespace) -> int:
     from jail.check import check_argv
     from jail.cli import make_spec_of
     from jail.policy.compile import read_target
-    from jail.policy.learn.propose import list_mounts
+    from jail.policy.learn.propose import list_beyond, list_mounts
 
+    check_ending(args)
     spec, argv = make_spec_of(args), check_argv(args.program)
     target = read_target()
     before = read_before(args)
@@ -101,8 +102,17 @@ def learn(args: argparse.Namespace) -> int:
     if before is not None:
         before.add(learned)
     write(args, before or learned, (base, ceiling), target)
-    tell(args, before or learned, command, missing)
+    whole = before or learned
+    tell(args, whole, list_beyond(whole, base, target), command, missing)
     return result.exit_status
+
+
+def check_ending(args: argparse.Namespace) -> None:
+    """SpecError for a name by which the file would be taken for one of the other format."""
+    is_profile = (args.output or "").endswith(".json")
+    if args.output is not None and is_profile != (args.format == "docker"):
+        told = "a name in .json" if args.format == "docker" else "any name but one in .json"
+        raise SpecError(f"-o {args.output}: --format {args.format} wants {told}")
 
 
 def read_before(args: argparse.Namespace) -> Learned | None:
@@ -171,7 +181,7 @@ def find_command(
     options = [*list_options(args), *mounts]
     if args.network != "none" and needs_network(learned):
         options.append(f"--network {args.network}")
-    return make_command(options, args.output or "FILE", argv)
+    return make_command(options, args.output or "", argv)
 
 
 def list_options(args: argparse.Namespace) -> list[str]:
@@ -235,19 +245,26 @@ def export(ruleset: Ruleset) -> str:
     return exported.to_json()
 
 
-def tell(args: argparse.Namespace, learned: Learned, command: str, missing: list[str]) -> None:
+def tell(
+    args: argparse.Namespace,
+    learned: Learned,
+    beyond: list[str],
+    command: str,
+    missing: list[str],
+) -> None:
     """What one would want to know of it, a line each."""
-    from jail.policy.learn.propose import join_some, list_refused
+    from jail.policy.learn.propose import join_some, list_refused, split
 
     calls = sorted(learned.calls | set(learned.values))
     complain(f"{args.output or 'learned'}: {len(calls)} calls beside those that every program has")
-    if learned.beyond:
-        complain(f"beyond strict: {join_some(sorted(learned.beyond))}")
+    if beyond:
+        complain(f"beyond strict: {join_some(beyond)}")
     if refused := list_refused(learned):
         complain(f"refused by {learned.ceiling}: {join_some(refused)}")
     if learned.network:
         complain(f"spoke to: {join_some(sorted(learned.network))}")
     if missing:
         complain(f"looked for and not shown: {join_some(missing)}")
-        complain(f"show them with: {shlex.join(f'-v={each}:{each}:ro' for each in missing)}")
+        shown = split(f"-v {each}:{each}:ro" for each in missing)
+        complain(f"show them with: {shlex.join(shown)}")
     complain(f"now: {command}")
