@@ -81,6 +81,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str, str, str], _Entry] = {}
+        self.was_first_ended = False
+        """the run's first process was, for a call"""
         self.is_full = False
         """some were left out"""
 

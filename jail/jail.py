@@ -125,7 +125,7 @@ class Jail:
             self.attend(fd)
             return
         assert self._view.judge is not None
-        listening = Listening(fd, self._view.judge, find_ledgers, self._background)
+        listening = Listening(fd, self._view.judge, find_ledgers, self.init_pid)
         self._background.start_soon(listening.attend)
 
     def _find_ledgers(self, thread: int) -> Iterable[Ledger]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -66,12 +64,8 @@ class Learning:
 
 
 def end_caller(thread: int) -> None:
-    """As SECCOMP_RET_KILL_PROCESS does: by a SIGSYS, or by SIGKILL where that would not end it."""
+    """As a ``kill`` rule does where nothing is learned."""
     caller = open_caller(thread)
-    if caller is None:
-        return
-    try:
-        with suppress(OSError):
-            kill_pidfd(caller.pidfd, signal.SIGKILL if caller.is_deaf else signal.SIGSYS)
-    finally:
-        os.close(caller.pidfd)
+    if caller is not None:
+        with caller, suppress(OSError):
+            kill_pidfd(caller.pidfd)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
-from jail.background import Background
 from jail.denied import Ledger
 from jail.kernel import listener
 from jail.kernel.listener import Notification
@@ -27,41 +25,66 @@ BATCH: Final = 16
 """questions that are answered before the others have their turn"""
 BURST: Final = 2000
 RATE_PER_S: Final = 500
-"""Questions that are answered at once, and how many more each second."""
-DEATH_GRACE_S: Final = 0.05
+"""a listener's questions that are answered at once, and how many more each second"""
+ALL_BURST: Final = 20_000
+ALL_RATE_PER_S: Final = 4000
+"""those of all listeners together"""
 MAX_STRING_BYTES: Final = 256
 
 
+class Bucket:
+    """Answers that may be given at once, and how many more each second."""
+
+    def __init__(self, burst: int, rate_per_s: int) -> None:
+        self._burst, self._rate_per_s = burst, rate_per_s
+        self._tokens = float(burst)
+        self._at = trio.current_time()
+
+    def spend(self, count: int) -> float:
+        """How many seconds these are to be paid with."""
+        now = trio.current_time()
+        grown = self._tokens + (now - self._at) * self._rate_per_s
+        self._tokens, self._at = min(self._burst, grown) - count, now
+        return max(0.0, -self._tokens / self._rate_per_s)
+
+
+SHARED: Final[trio.lowlevel.RunVar[Bucket]] = trio.lowlevel.RunVar("questions")
+
+
 class Throttle:
-    """Who has asked more than ``BURST`` questions gets ``RATE_PER_S`` answers a second."""
+    """Who asks too much gets his answers late; and so does everybody, if all together do."""
 
     def __init__(self) -> None:
-        self._tokens = float(BURST)
-        self._at = trio.current_time()
+        self._own = Bucket(BURST, RATE_PER_S)
+        try:
+            self._shared = SHARED.get()
+        except LookupError:
+            self._shared = Bucket(ALL_BURST, ALL_RATE_PER_S)
+            SHARED.set(self._shared)
 
     async def take(self, count: int) -> None:
         """Waits as long as these cost."""
-        now = trio.current_time()
-        self._tokens = min(BURST, self._tokens + (now - self._at) * RATE_PER_S) - count
-        self._at = now
-        if self._tokens < 0:
-            await trio.sleep(-self._tokens / RATE_PER_S)
+        late_s = max(self._own.spend(count), self._shared.spend(count))
+        if late_s:
+            await trio.sleep(late_s)
 
 
 class Listening:
-    """One listener; owns its fd. ``find_ledgers`` tells whose doing a thread's is."""
+    """One listener; owns its fd. ``find_ledgers`` tells whose doing a thread's is; ``agent`` is the
+    pid of the parent of all first processes.
+    """
 
     def __init__(
         self,
         fd: int,
         judge: Judge,
         find_ledgers: Callable[[int], Iterable[Ledger]],
-        background: Background,
+        agent: int,
     ) -> None:
         self._fd = fd
+        self._agent = agent
         self._judge = judge
         self._find_ledgers = find_ledgers
-        self._background = background
 
     async def attend(self) -> None:
         """Until nobody is left who could ask."""
@@ -85,10 +108,11 @@ class Listening:
 
     def _answer(self, asked: Notification) -> None:
         ruling = self._judge.rule(asked.nr, asked.args)
-        for ledger in self._find_ledgers(asked.pid):
+        ledgers = list(self._find_ledgers(asked.pid))
+        for ledger in ledgers:
             ledger.note(ruling.key, asked.args, lambda: self._describe(asked, ruling))
         if ruling.action == "kill":
-            self._end(asked)
+            self._end(asked, ledgers)
         elif ruling.errno:
             listener.answer(self._fd, asked.id, ruling.errno)
         else:
@@ -107,50 +131,44 @@ class Listening:
         data = read_string(asked.pid, asked.args[index], MAX_STRING_BYTES)
         return data.decode("utf-8", "backslashreplace")
 
-    def _end(self, asked: Notification) -> None:
-        """As SECCOMP_RET_KILL_PROCESS: by a SIGSYS; by SIGKILL where that would be too late."""
+    def _end(self, asked: Notification, ledgers: Iterable[Ledger]) -> None:
+        """As SECCOMP_RET_KILL_PROCESS, but by SIGKILL."""
         caller = open_caller(asked.pid)
         if caller is None:
             return
-        if not listener.is_waiting(self._fd, asked.id):
-            os.close(caller.pidfd)
-            return
-        kill_pidfd(caller.pidfd, signal.SIGKILL if caller.is_deaf else signal.SIGSYS)
-        # It comes before the next instruction of the program: the signal waits for it already.
-        listener.answer(self._fd, asked.id, errno.ENOSYS)
-        self._background.start_soon(make_sure, caller.pidfd)
+        with caller:
+            if not listener.is_waiting(self._fd, asked.id):
+                return
+            for ledger in ledgers:
+                ledger.was_first_ended |= caller.parent == self._agent
+            kill_pidfd(caller.pidfd)
+            # It comes before the next instruction of the program: the signal waits for it already.
+            listener.answer(self._fd, asked.id, errno.ENOSYS)
 
 
-async def make_sure(pidfd: int) -> None:
-    """Dead by now, or now: another thread may just have become deaf. Owns the pidfd."""
-    try:
-        with trio.move_on_after(DEATH_GRACE_S):
-            await trio.lowlevel.wait_readable(pidfd)
-            return
-        kill_pidfd(pidfd)
-    finally:
-        os.close(pidfd)
+class Caller:
+    """The process that a thread belongs to, and its parent; owns its pidfd.
 
-
-class Caller(NamedTuple):
-    """The process that a thread belongs to; ``is_deaf``: it doesn't die of a SIGSYS at once.
-
-    A signal that dumps core ends a process when the thread that takes it runs, and the kernel
-    gives it to the first one: the others go on till then. Only SIGKILL stops all where it is sent.
+    It is ended by SIGKILL, not by the SIGSYS of the kernel's own kill: that one can be blocked,
+    ignored or handled, by whoever shares its handlers at the last moment, and is given to the
+    first thread, which may come to it later than another one to its end.
     """
 
-    pidfd: int
-    is_deaf: bool
+    def __init__(self, pid: int, parent: int) -> None:
+        self.parent = parent
+        self.pidfd = os.pidfd_open(pid)
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.pidfd)
 
 
 def open_caller(thread: int) -> Caller | None:
-    """None if it has gone. The pidfd is the caller's of this."""
+    """None if it has gone."""
     with suppress(OSError, ValueError, KeyError):
         with open(f"/proc/{thread}/status", "rb") as file:
             status = dict(line.split(b":", 1) for line in file if b":" in line)
-        masks = [int(status[name], 16) for name in (b"SigBlk", b"SigIgn", b"SigCgt")]
-        is_deaf = int(status[b"Threads"]) > 1 or any(
-            mask >> signal.SIGSYS - 1 & 1 for mask in masks
-        )
-        return Caller(os.pidfd_open(int(status[b"Tgid"])), is_deaf)
+        return Caller(int(status[b"Tgid"]), int(status[b"PPid"]))
     return None

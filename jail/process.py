@@ -445,8 +445,8 @@ class Process:
         return f"{text}: {calls[-1]}" if calls and limit == "seccomp" else text
 
     def _name_signal(self, number: int | None) -> int | None:
-        """Who has a handler for SIGSYS was ended by SIGKILL, for the same reason."""
-        if number == signal.SIGKILL and self.ledger.was_ended and not self._killed:
+        """What ended it for a call stands for the kernel's own kill."""
+        if number == signal.SIGKILL and self.ledger.was_first_ended and not self._killed:
             return signal.SIGSYS
         return number
 

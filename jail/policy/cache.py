@@ -171,7 +171,7 @@ def _read_cached(folder_fd: int, name: str) -> Filters | None:
     finally:
         os.close(fd)
     digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
-    if digest != _digest(name.encode() + body):
+    if digest != _digest(name.encode() + body) or len(body) < HEAD.size:
         return None
     size, listens, traces, refuses_tcp = HEAD.unpack_from(body)
     agent, program = body[HEAD.size : HEAD.size + size], body[HEAD.size + size :]
