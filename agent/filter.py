@@ -14,18 +14,20 @@ ACTION: Final = 0xFFFF0000
 KILL_PROCESS: Final = 0x80000000
 ERRNO: Final = 0x00050000
 USER_NOTIF: Final = 0x7FC00000
-TRACE: Final = 0x7FF00000
+TRAP: Final = 0x00030000
 ALLOW: Final = 0x7FFF0000
 KILL_MARK: Final = 0xFFF
 """The kernel doesn't look at the data of SECCOMP_RET_USER_NOTIF: there stands the errno that is
 to be answered, 0 for a call that is to be made, this where the program is to be ended."""
+TRAP_MARK: Final = 0x7000
+MAX_ERRNO: Final = 0xFFF
+"""The data of a SECCOMP_RET_TRAP that a tracer takes back is an errno beside this mark."""
 
 
 class Filter(NamedTuple):
     """``sock_filter`` bytes; ``listens``: some of its returns ask a listener.
 
-    ``traces``: they ask a tracer instead. The data of SECCOMP_RET_TRACE is the errno then; what
-    refuses without asking is 0 there.
+    ``traces``: they tell a tracer instead, by the SIGSYS of SECCOMP_RET_TRAP.
     """
 
     program: bytes
@@ -60,10 +62,15 @@ def silence(program: bytes) -> bytes:
 
 def _silence(value: int) -> int:
     action, data = value & ACTION, value & 0xFFFF
-    if action == TRACE and data:
-        return ERRNO | data
+    if action == TRAP and is_marked(data):
+        return ERRNO | data & MAX_ERRNO
     if action != USER_NOTIF:
         return value
     if data == KILL_MARK:
         return KILL_PROCESS
     return ERRNO | data if data else ALLOW
+
+
+def is_marked(data: int) -> bool:
+    """Whether that is ours, for a tracer, and no program's own."""
+    return TRAP_MARK < data <= TRAP_MARK | MAX_ERRNO

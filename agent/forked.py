@@ -10,7 +10,7 @@ import resource
 import signal
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from . import filter as filters
@@ -95,7 +95,8 @@ def _await_exec(pid: int) -> bool:
         if found.si_status == signal.SIGTRAP:
             return True
         number = 0 if found.si_status in tracer.STOPS else found.si_status
-        kernel.ptrace(kernel.PTRACE_CONT, pid, 0, number)
+        with suppress(ProcessLookupError):  # killed meanwhile
+            kernel.ptrace(kernel.PTRACE_CONT, pid, 0, number)
 
 
 def _seize(pid: int) -> bool:

@@ -35,17 +35,22 @@ PTRACE_POKEUSR: Final = 6
 PTRACE_CONT: Final = 7
 PTRACE_DETACH: Final = 17
 PTRACE_GETEVENTMSG: Final = 0x4201
+PTRACE_GETSIGINFO: Final = 0x4202
+PTRACE_GETREGSET: Final = 0x4204
 PTRACE_SETREGSET: Final = 0x4205
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_LISTEN: Final = 0x4208
-PTRACE_GET_SYSCALL_INFO: Final = 0x420E
-PTRACE_SYSCALL_INFO_SECCOMP: Final = 3
-SYSCALL_INFO: Final = struct.Struct("=B3xIQQ7QI4x")
-"""``struct ptrace_syscall_info`` at a stop for a filter: op, arch, ip, sp, nr, args, ret_data"""
-ORIG_RAX, RAX = 15 * 8, 10 * 8
-"""where they lie in x86-64's ``struct user``"""
 NT_PRSTATUS: Final = 1
-NT_ARM_SYSTEM_CALL: Final = 0x404
+RAX: Final = 10 * 8
+"""where it lies in x86-64's ``struct user``"""
+REGISTERS: Final = struct.Struct("=34q" if ARCH == "aarch64" else "=27q")
+ARGUMENTS: Final = range(6) if ARCH == "aarch64" else (14, 13, 12, 7, 9, 8)
+"""x0 and the next; rdi, rsi, rdx, r10, r8, r9"""
+
+# siginfo_t: its size, and signo, errno, code, call_addr, syscall of a SIGSYS
+SIGINFO_BYTES: Final = 128
+SIGSYS_INFO: Final = struct.Struct("=iii4xQi")
+SYS_SECCOMP: Final = 1
 
 # Looked up once, here: ctypes makes a function object at the first look, and the child's first
 # look would be made in every child.
@@ -166,31 +171,34 @@ def get_event_message(pid: int) -> int:
     return int.from_bytes(buffer.raw, sys.byteorder)
 
 
-def get_refused_call(pid: int) -> tuple[int, tuple[int, ...], int]:
-    """(number, arguments, data of SECCOMP_RET_TRACE) of the call that a task has stopped at."""
-    buffer = ctypes.create_string_buffer(SYSCALL_INFO.size)
-    ptrace(PTRACE_GET_SYSCALL_INFO, pid, SYSCALL_INFO.size, buffer)
-    op, _, _, _, nr, *args, data = SYSCALL_INFO.unpack(buffer)
-    if op != PTRACE_SYSCALL_INFO_SECCOMP:
-        raise OSError(errno.EINVAL, "no stop for a filter")
-    return nr, tuple(args), data
-
-
-def refuse_call(pid: int, code: int) -> None:
-    """The call that a task has stopped at isn't made; it fails with this errno.
-
-    The kernel leaves a call out whose number has become -1: seccomp(2), SECCOMP_RET_TRACE.
+def get_trap(pid: int) -> tuple[int, int] | None:
+    """(number, data) of the call for whose SECCOMP_RET_TRAP a task has stopped at a SIGSYS; None
+    for another's SIGSYS.
     """
+    buffer = ctypes.create_string_buffer(SIGINFO_BYTES)
+    ptrace(PTRACE_GETSIGINFO, pid, 0, buffer)
+    _, data, code, _, nr = SIGSYS_INFO.unpack_from(buffer)
+    return (nr, data) if code == SYS_SECCOMP else None
+
+
+def get_arguments(pid: int) -> list[int]:
+    """The six, as signed words, of the call that a task has stopped behind."""
+    buffer = ctypes.create_string_buffer(REGISTERS.size)
+    _ask_registers(PTRACE_GETREGSET, pid, buffer)
+    registers = REGISTERS.unpack(buffer)
+    return [registers[place] for place in ARGUMENTS]
+
+
+def set_errno(pid: int, code: int) -> None:
+    """The call that a task has stopped behind has failed with this."""
     if ARCH == "aarch64":
-        _set_registers(pid, NT_ARM_SYSTEM_CALL, struct.pack("=i", -1))
-        _set_registers(pid, NT_PRSTATUS, struct.pack("=q", -code))
+        answer = struct.pack("=q", -code)
+        _ask_registers(PTRACE_SETREGSET, pid, ctypes.create_string_buffer(answer, len(answer)))
     else:
-        ptrace(PTRACE_POKEUSR, pid, ORIG_RAX, 2**64 - 1)
         ptrace(PTRACE_POKEUSR, pid, RAX, 2**64 - code)
 
 
-def _set_registers(pid: int, kind: int, data: bytes) -> None:
-    """The first ones of that kind."""
-    buffer = ctypes.create_string_buffer(data, len(data))
-    vector = struct.pack("=QQ", ctypes.addressof(buffer), len(data))
-    ptrace(PTRACE_SETREGSET, pid, kind, ctypes.create_string_buffer(vector, len(vector)))
+def _ask_registers(request: int, pid: int, buffer: ctypes.Array[Any]) -> None:
+    """As many of the first ones as the buffer holds."""
+    vector = struct.pack("=QQ", ctypes.addressof(buffer), len(buffer))
+    ptrace(request, pid, NT_PRSTATUS, ctypes.create_string_buffer(vector, len(vector)))

@@ -1,28 +1,28 @@
-"""The agent as its programs' tracer: their filters ask it, where they can't ask a listener.
+"""The agent as its programs' tracer: it hears of refusals where there can be no listener.
 
-The kernel gives a task one listener only, and where somebody above us has it, SECCOMP_RET_TRACE
-is left: the task stops, and goes on without the call, which fails with the errno that the filter
-has put beside. Whatever stops for a filter is refused, so nothing here can let a call through.
+The kernel gives a task one listener only. Where somebody above us has it, SECCOMP_RET_TRAP is
+left: the call isn't made and its task gets a SIGSYS, which stops for the tracer, who takes it back
+and puts an errno in its place. Nothing here can let a call through: the filter has refused it, and
+before a listener above us could be asked, which it could for a SECCOMP_RET_TRACE: seccomp(2).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from contextlib import suppress
 from typing import Final
 
 from . import kernel
+from .filter import MAX_ERRNO, is_marked
 
 # linux/ptrace.h
-EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_SECCOMP = 1, 2, 3, 4, 7
+EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC = 1, 2, 3, 4
 EVENT_STOP: Final = 128
 NEW_TASK: Final = (EVENT_FORK, EVENT_VFORK, EVENT_CLONE)
 EXITKILL: Final = 1 << 20
-OPTIONS: Final = EXITKILL | sum(1 << each for each in (*NEW_TASK, EVENT_EXEC, EVENT_SECCOMP))
+OPTIONS: Final = EXITKILL | sum(1 << each for each in (*NEW_TASK, EVENT_EXEC))
 STOPS: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-MAX_ERRNO: Final = 4095
 MAX_CALLS: Final = 64
 """different ones that are told of each run"""
 Calls = dict[tuple[int, int], list[int]]
@@ -53,22 +53,16 @@ class Tracer:
 
     def attend(self, task: int, status: int) -> None:
         """A stop, after which the task goes on; or stays, if a signal has stopped its process."""
-        try:
+        with suppress(ProcessLookupError):  # killed meanwhile: ptrace(2)
             self._attend(task, os.WSTOPSIG(status), status >> 16)
-        except ProcessLookupError:
-            return  # killed meanwhile: ptrace(2)
-        except OSError:
-            # What can't be refused must not be done.
-            with suppress(ProcessLookupError):
-                os.kill(task, signal.SIGKILL)
 
     def _attend(self, task: int, number: int, event: int) -> None:
         if event == EVENT_STOP and number in STOPS:
             # So it stays stopped, and a SIGCONT finds it.
             kernel.ptrace(kernel.PTRACE_LISTEN, task)
             return
-        if event == EVENT_SECCOMP:
-            self._refuse(task)
+        if event == 0 and number == signal.SIGSYS and self._refuse(task):
+            number = 0
         elif event in NEW_TASK:
             self._inherit(task, kernel.get_event_message(task))
         elif event == EVENT_EXEC and (former := kernel.get_event_message(task)) != task:
@@ -79,23 +73,24 @@ class Tracer:
         if (run := self._find_owner(parent)) is not None:
             self._owners[task] = run
 
-    def _refuse(self, task: int) -> None:
-        nr, args, data = kernel.get_refused_call(task)
-        is_ours = 0 < data <= MAX_ERRNO
-        # Else another filter's: without a tracer of its own that is ENOSYS.
-        code = data if is_ours else errno.ENOSYS
-        kernel.refuse_call(task, code)
-        if is_ours:
-            self._note(task, (nr, code), args)
+    def _refuse(self, task: int) -> bool:
+        """Whether the SIGSYS is for what our filter has refused: then it is an errno instead."""
+        trap = kernel.get_trap(task)
+        if trap is None or not is_marked(trap[1]):
+            return False
+        nr, code = trap[0], trap[1] & MAX_ERRNO
+        self._note(task, (nr, code))
+        kernel.set_errno(task, code)
+        return True
 
-    def _note(self, task: int, call: tuple[int, int], args: tuple[int, ...]) -> None:
+    def _note(self, task: int, call: tuple[int, int]) -> None:
         calls = self._refused.get(self._find_owner(task) or 0)
         if calls is None:
             return  # its run has ended and been told of
         if call in calls:
             calls[call][0] += 1
-        elif len(calls) < MAX_CALLS:
-            calls[call] = [1, *map(_to_signed, args)]
+        elif len(calls) < MAX_CALLS and call[0] >= 0:  # a signal that it sent itself may lie
+            calls[call] = [1, *kernel.get_arguments(task)]
 
     def _find_owner(self, task: int) -> int | None:
         """A child may stop before its parent's stop tells of it."""
@@ -111,8 +106,3 @@ def _read_parent(task: int) -> int:
         status = dict(line.split(b":", 1) for line in file if b":" in line)
     process = int(status[b"Tgid"])
     return process if process != task else int(status[b"PPid"])
-
-
-def _to_signed(word: int) -> int:
-    """msgpack's numbers here are signed."""
-    return word - 2**64 if word >= 2**63 else word

@@ -24,9 +24,9 @@ readonly STALE_MINUTES=180
 
 readonly NEEDED_PACKAGES=(
     acl attr bubblewrap busybox-static ca-certificates dbus-daemon debian-archive-keyring debootstrap
-    e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iproute2 keyutils libc6-dev
-    libseccomp2 make passt procps python3 python3-dev python3-hypothesis python3-numpy python3-pytest
-    python3-venv rsync rustc slirp4netns sqlite3 strace uidmap util-linux
+    e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iproute2 keyutils libc6-dev libseccomp2 make passt
+    procps python3 python3-dev python3-hypothesis python3-numpy python3-pytest python3-venv rsync rustc
+    slirp4netns sqlite3 strace uidmap util-linux
 )
 readonly CONTAINERS_PACKAGE=golang-github-containers-common
 readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json
@@ -34,6 +34,9 @@ readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json
 WANTED_PACKAGES=(shellcheck)
 [ "$(uname -m)" != x86_64 ] || WANTED_PACKAGES+=(gcc-multilib) # probes of the 32-bit system calls
 [ -x /usr/bin/node ] || WANTED_PACKAGES+=(nodejs)
+# CPython's tests of itself: the package has the version in its name, which the link tells.
+PYTHON3=$(readlink /usr/bin/python3 || echo python3.11)
+WANTED_PACKAGES+=("lib${PYTHON3##*/}-testsuite")
 [ -x /usr/bin/npm ] || WANTED_PACKAGES+=(npm)
 [ -x /usr/bin/java ] || WANTED_PACKAGES+=(default-jdk-headless)
 

@@ -108,7 +108,7 @@ class Listening:
         return data.decode("utf-8", "backslashreplace")
 
     def _end(self, asked: Notification) -> None:
-        """As SECCOMP_RET_KILL_PROCESS: by a SIGSYS; by SIGKILL where that would not end it."""
+        """As SECCOMP_RET_KILL_PROCESS: by a SIGSYS; by SIGKILL where that would be too late."""
         caller = open_caller(asked.pid)
         if caller is None:
             return
@@ -133,7 +133,11 @@ async def make_sure(pidfd: int) -> None:
 
 
 class Caller(NamedTuple):
-    """The process that a thread belongs to; ``is_deaf``: it doesn't die of a SIGSYS."""
+    """The process that a thread belongs to; ``is_deaf``: it doesn't die of a SIGSYS at once.
+
+    A signal that dumps core ends a process when the thread that takes it runs, and the kernel
+    gives it to the first one: the others go on till then. Only SIGKILL stops all where it is sent.
+    """
 
     pidfd: int
     is_deaf: bool
@@ -145,6 +149,8 @@ def open_caller(thread: int) -> Caller | None:
         with open(f"/proc/{thread}/status", "rb") as file:
             status = dict(line.split(b":", 1) for line in file if b":" in line)
         masks = [int(status[name], 16) for name in (b"SigBlk", b"SigIgn", b"SigCgt")]
-        is_deaf = any(mask >> signal.SIGSYS - 1 & 1 for mask in masks)
+        is_deaf = int(status[b"Threads"]) > 1 or any(
+            mask >> signal.SIGSYS - 1 & 1 for mask in masks
+        )
         return Caller(os.pidfd_open(int(status[b"Tgid"])), is_deaf)
     return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from jail.agent.tracer import MAX_CALLS, MAX_ERRNO
+from jail.agent.filter import MAX_ERRNO
+from jail.agent.tracer import MAX_CALLS
 from jail.errors import ProtocolError
 
 if TYPE_CHECKING:

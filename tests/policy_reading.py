@@ -22,7 +22,7 @@ GARBAGE: Final = 0xDEADBEEF << 32
 MOST_VECTORS: Final = 20_000
 USER_NOTIF: Final = 0x7FC00000
 LOG: Final = 0x7FFC0000
-TRACE: Final = 0x7FF00000
+TRAP: Final = 0x00030000
 KILL_DATA: Final = 0xFFF
 
 Document = dict[str, Any]
@@ -144,7 +144,7 @@ def answer(action: Any, quiet: bool, report: str) -> int:
     if report.startswith("traced"):
         told = report == "traced-all" or not quiet
         if isinstance(action, dict) and told:
-            return TRACE | int(getattr(errno, action["errno"]))
+            return TRAP | 0x7000 | int(getattr(errno, action["errno"]))
         report = "none"
     heard = report == "all" or (report == "denied" and not quiet)
     if isinstance(action, dict):

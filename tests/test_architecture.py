@@ -65,6 +65,7 @@ PURE: Final = (
     "jail.policy.gap",
     "jail.policy.rule",
     "jail.policy.shadow",
+    "jail.refused",
     "jail.result",
     "jail.spec",
     "jail.stats.sample",

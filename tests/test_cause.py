@@ -99,6 +99,7 @@ TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
     ({}, "mount overlay", codes.EINVAL, "findmnt -T /home/alice/.cache/jail"),
     ({}, "seccomp listener", codes.EINVAL,
      "grep CONFIG_SECCOMP_FILTER /boot/config-6.1.0-18-amd64"),
+    ({}, "seccomp listener", codes.EBUSY, "grep Seccomp /proc/self/status"),
     ({}, "landlock", codes.ENOSYS,
      "grep CONFIG_SECURITY_LANDLOCK /boot/config-6.1.0-18-amd64"),
     ({}, "landlock", None,

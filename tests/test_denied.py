@@ -49,7 +49,7 @@ async def test_each_refusal_is_told_with_its_reason(open_jail: OpenJail) -> None
     assert told(result) == {"unshare": ("EPERM", 2), "mount": ("EPERM", 1)}
     assert not result.denied_partial
     unshare, mount = result.denied
-    assert unshare.policy == "default"
+    assert unshare.policy == "strict"
     assert "CLONE_NEWNET" in unshare.examples[0]
     assert '"/mnt"' in mount.examples[0]
     assert "root" in mount.why
@@ -114,6 +114,27 @@ async def test_who_does_not_take_the_signal_is_ended_all_the_same(
     result = await supervisor.run(python(code), seccomp=policy)
     assert (result.verdict, result.signal) == (Verdict.SV, signal.SIGSYS)
     assert result.stdout == b""
+
+
+async def test_no_thread_goes_on_after_a_call_that_ends_the_program(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    """The first thread would get a SIGSYS; the one that made the call must not outrun it."""
+    policy = write_policy(tmp_path, rule(["ptrace"], '"kill"'))
+    code = """
+import ctypes, hashlib, threading
+libc = ctypes.PyDLL(None)
+def ask():
+    libc.ptrace(0, 0, 0, 0)
+    libc._exit(0)
+for _ in range(4):
+    threading.Thread(target=hashlib.sha256, args=(bytes(1 << 28),), daemon=True).start()
+threading.Thread(target=ask).start()
+threading.Event().wait()
+"""
+    for _ in range(10):
+        result = await supervisor.run(python(code), seccomp=policy, timeout=20)
+        assert (result.verdict, result.signal) == (Verdict.SV, signal.SIGSYS)
 
 
 async def test_a_child_that_is_ended_is_its_parent_s_to_bury(
@@ -188,7 +209,7 @@ def test_the_command_prints_what_was_refused_when_asked() -> None:
     assert done.status == 1
     assert "jail: denied: unshare(CLONE_NEWNET" in done.stderr
     assert "EPERM, once" in done.stderr
-    assert "default: " in done.stderr
+    assert "strict: " in done.stderr
     assert "allowed by: " in done.stderr
     quiet = run_jail("--", "unshare", "-n", "true")
     assert "denied" not in quiet.stderr

@@ -35,6 +35,11 @@ action = "allow"
 why = "what cat and echo live on"
 """
 """no clone, no wait4, no kill, no pidfd_open, no recvmsg: the agent could do nothing under it"""
+NARROWING: Final = """
+calls = ["pidfd_open"]
+action = { errno = "EPERM" }
+why = "what the agent can't do without"
+"""
 
 
 @pytest.fixture
@@ -162,6 +167,41 @@ async def test_who_can_t_be_executed_leaves_no_listener(
     assert result.verdict is Verdict.OK
 
 
+UNHEARD: Final = {
+    "noted": '[[rule]]\ncalls = ["{call}"]\naction = "notify"\nwhy = "tell me"',
+    "by_a_condition": """[[rule]]
+calls = ["{call}"]
+action = "kill"
+when = [{{ arg = 0, op = "gt", value = 1 }}]
+why = "not so"
+""",
+}
+"""rules that ask while the agent, who has the listener, stands still"""
+
+
+@pytest.mark.parametrize("call", agent.OPENING)
+@pytest.mark.parametrize("how", UNHEARD)
+async def test_a_start_that_would_wait_for_an_answer_for_ever_is_refused(
+    supervisor: Supervisor, tmp_path: Path, how: str, call: str
+) -> None:
+    path = tmp_path / "asks.toml"
+    asks = UNHEARD[how].format(call=call)
+    path.write_text(f'default = "allow"\n{asks}\n[[rule]]\n{NARROWING}')
+    with trio.fail_after(20), pytest.raises(SpecError, match=f"{call} must be allowed"):
+        await supervisor.run(["true"], seccomp=str(path))
+
+
+async def test_all_but_the_start_can_be_noted(supervisor: Supervisor, tmp_path: Path) -> None:
+    path = tmp_path / "noted.toml"
+    starting = 'calls = ["execve", "exit_group"]\naction = "allow"\nwhy = "the start"'
+    path.write_text(f'default = "notify"\n[[rule]]\n{starting}\n')
+    result = await supervisor.run(["true"], seccomp=str(path))
+    assert result.verdict is Verdict.OK
+    assert {"brk", "mmap", "close"} <= {each.call for each in result.noted}
+    with trio.fail_after(20), pytest.raises(ProgramError):
+        await supervisor.run(["/no/such/program"], seccomp=str(path))
+
+
 # -- deciding it ----------------------------------------------------------------------------------
 
 
@@ -194,8 +234,18 @@ def test_agent_and_supervisor_mean_the_same_by_a_return() -> None:
         code = agent_filter.INSTRUCTION.pack(agent_filter.RETURN, 0, 0, value)
         (_, _, _, silenced), *_ = agent_filter.INSTRUCTION.iter_unpack(agent_filter.silence(code))
         assert silenced == action.silence_return(value)
-    assert agent_filter.TRACE == action.TRACE
-    for value in (action.TRACE | errno.EPERM, action.TRACE, action.ALLOW, action.KILL_PROCESS):
+    assert (agent_filter.TRAP, agent_filter.TRAP_MARK) == (action.TRAP, action.TRAP_MARK)
+    marked = action.TRAP | action.TRAP_MARK | errno.EPERM
+    others = (
+        action.TRAP,
+        action.TRAP | 1,
+        action.TRAP | action.TRAP_MARK,
+        action.TRACE,
+        action.ALLOW,
+        action.KILL_PROCESS,
+    )
+    for value in (marked, *others):
         code = agent_filter.INSTRUCTION.pack(agent_filter.RETURN, 0, 0, value)
         (_, _, _, silenced), *_ = agent_filter.INSTRUCTION.iter_unpack(agent_filter.silence(code))
         assert silenced == action.silence_return(value)
+        assert (silenced == value) is (value != marked)

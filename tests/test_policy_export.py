@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jail.policy import libseccomp
+from jail.policy.compile import compile_ruleset
 from jail.policy.export import MOST_INSTRUCTIONS, Export, export_profile
 from jail.policy.load import list_policies, load_policy
 from jail.policy.number import read_names
@@ -190,6 +191,18 @@ def test_what_is_read_back_is_the_policy_or_stricter_where_a_note_says_so(name: 
                     assert call in exported.notes, (call, args)
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_read_back_is_compiled_as_it_says(name: str, machine: str) -> None:
+    target = Target(machine, (6, 1))
+    back = parse_profile(export(name).to_json().encode(), f"{name}.json", target)
+    program = compile_ruleset(back, target)
+    for number, call in read_names(machine).items():
+        for args in itertools.islice(telling_arguments(back, call), 60):
+            expected = to_return(back.decide(target, call, args).action)
+            assert bpf.run_filter(program, MACHINES[machine], number, args) == expected, call
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_little_is_lost(name: str) -> None:
     """Some errnos, and ids of processes that no process can have."""
@@ -252,12 +265,17 @@ rulesets = st.builds(
     st.sampled_from(["allow", "log", "kill", "EPERM", "ENOSYS"]),
     st.lists(rules, max_size=4),
 )
+TANGLED: Final = Rule(
+    ("read",), "allow", (tuple(Condition(arg, "ne", (5,)) for arg in range(3)),), "why"
+)
 NOT_ONE: Final = Rule(("read",), "EPERM", ((Condition(0, "eq", (1,)),),), "why")
 
 
 @given(rulesets)
 @example(Ruleset("ENOSYS", (NOT_ONE, Rule(("read",), "allow", ((),), "why"))))
 @example(Ruleset("allow", (NOT_ONE, Rule(("read",), "kill", ((),), "why"))))
+@example(Ruleset("kill", (Rule(("socket",), "kill", ((),), "why"),)))
+@example(Ruleset("allow", (TANGLED, Rule(("read",), "log", ((),), "why"))))
 @settings(patience, max_examples=80)
 def test_any_policy_is_read_back_as_it_was_or_stricter_where_a_note_says_so(
     ruleset: Ruleset,

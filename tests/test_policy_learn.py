@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -377,4 +378,25 @@ def test_who_learns_may_be_ended(number: signal.Signals, folder: Path) -> None:
         process.send_signal(number)
         process.wait(PATIENCE_S)
     assert process.returncode == (128 + number if number == signal.SIGINT else -number)
+    assert not policy.exists()
+
+
+DEAF = """
+import sys
+from jail.agent.kernel import open_listener
+from jail.cli import main
+from jail.kernel.process import PR_SET_NO_NEW_PRIVS, prctl
+
+prctl(PR_SET_NO_NEW_PRIVS, 1)
+listener = open_listener(bytes.fromhex("060000000000ff7f"))
+sys.exit(main(["policy", "learn", "--userns", "single", "-o", sys.argv[1], "--", "true"]))
+"""
+
+
+def test_where_the_only_listener_is_somebody_else_s_nothing_is_learned(policy: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DEAF, str(policy)], capture_output=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 125
+    assert b"nothing can be learned here" in done.stderr
     assert not policy.exists()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from jail.policy.number import read_names
 from jail.policy.oci import FLAGS
 from jail.policy.rule import Target
 from tests import bpf
+from tests.command import run_jail
 from tests.oci import (
     ALLOW,
     ARM,
@@ -207,3 +209,52 @@ def test_debians_profile_decides_as_its_authors_meant() -> None:
     assert decide(text, "arch_prctl") == "allow"
     assert decide(text, "arch_prctl", target=ARM) == "ENOSYS"
     assert decide(text, "arm_fadvise64_64", target=ARM) == "allow"
+
+
+# --- Programs under them -------------------------------------------------------------------------
+
+PYTHON: Final = """
+import os, socket, subprocess, threading
+threads = [threading.Thread(target=os.getpid) for _ in range(4)]
+[each.start() for each in threads]; [each.join() for each in threads]
+here, there = socket.socketpair(); here.send(b"x"); assert there.recv(1) == b"x"
+print(subprocess.run(["sort"], input=b"b\\na\\n", capture_output=True, check=True).stdout.split())
+"""
+PROGRAMS: Final = (
+    ("/usr/bin/python3", "-c", PYTHON),
+    ("/bin/sh", "-c", "cd /tmp && mkdir a && echo b >a/c && mv a d && cat d/c | tr b B"),
+    ("/usr/bin/gcc", "-x", "c", "-o", "/tmp/out", "/usr/include/limits.h", "-fsyntax-only"),
+    ("/usr/bin/env", "true"),
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program[0])
+def test_programs_run_under_debians_profile(program: tuple[str, ...]) -> None:
+    require("containers", "gcc")
+    done = run_jail("--seccomp", str(DEBIANS), "--", *program)
+    assert done.status == 0, done.stderr
+
+
+def test_debians_profile_refuses_in_a_jail_what_it_says() -> None:
+    require("containers")
+    asked = "import socket, ctypes; print(ctypes.CDLL(None).mount(0, 0, 0, 0, 0));"
+    asked += "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9)"
+    done = run_jail("--seccomp", str(DEBIANS), "--", "/usr/bin/python3", "-c", asked)
+    assert done.status == 1
+    assert "[Errno 22] Invalid argument" in done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS[:2], ids=lambda program: program[0])
+def test_programs_run_under_an_exported_policy(tmp_path: Path, program: tuple[str, ...]) -> None:
+    path = tmp_path / "default.json"
+    assert run_jail("export", "-o", str(path), "default", command="policy").status == 0
+    done = run_jail("--seccomp", str(path), "--", *program)
+    assert done.status == 0, done.stderr
+
+
+def test_what_is_wrong_with_a_profile_is_the_caller_s_fault(tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text('{"defaultAction": "SCMP_ACT_NOTIFY"}')
+    done = run_jail("--seccomp", str(path), "--", "true")
+    assert done.status == 125
+    assert f"seccomp policy {path}: defaultAction: SCMP_ACT_NOTIFY needs" in done.stderr

@@ -5,6 +5,8 @@ names all the same, and a traced program notices nothing.
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -432,9 +434,36 @@ def test_only_a_tracing_agent_may_trace() -> None:
     assert decided == {False: "trace", True: "allow"}
 
 
-def test_nobody_above_us_has_a_listener_where_there_is_no_filter() -> None:
-    facts = read_facts()
-    assert facts.filtered or not facts.listener_taken
+ASK: Final = """
+import os, sys, time
+from jail.agent.kernel import open_listener
+from jail.host import read_facts
+from jail.kernel.listener import is_listener_taken
+from jail.kernel.process import PR_SET_NO_NEW_PRIVS, prctl
+
+def read_state():
+    lines = open("/proc/self/status").read().splitlines()
+    words = "NoNewPrivs", "Seccomp", "Seccomp_filters", "Threads"
+    return [each for each in lines if each.split(":")[0] in words], os.listdir("/proc/self/fd")
+
+if sys.argv[1] == "taken":
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    listener = open_listener(bytes.fromhex("060000000000ff7f"))
+before, end = read_state(), time.monotonic() + 10
+found = is_listener_taken()
+while read_state() != before and time.monotonic() < end:
+    pass  # join() comes back before the kernel's thread has ended
+print(found, read_state() == before, read_facts().listener_taken)
+"""
+
+
+@pytest.mark.parametrize(("whose", "is_taken"), [("free", False), ("taken", True)])
+def test_whether_the_listener_is_taken_is_found_out_without_a_trace(
+    whose: str, is_taken: bool
+) -> None:
+    argv = [sys.executable, "-c", ASK, whose]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == f"{is_taken} True {is_taken}\n"
 
 
 async def test_where_a_listener_can_be_had_it_is_had() -> None:

@@ -19,10 +19,14 @@ NOTIFY_DATA: Final = 0
 KILL_DATA: Final = 0xFFF
 """data of a USER_NOTIF, of which the kernel takes no notice: what the listener is to answer. An
 errno, NOTIFY_DATA (let the call be made), or this (end the process)."""
+MAX_ERRNO: Final = 0xFFF
+TRAP_MARK: Final = 0x7000
+"""Data of a TRAP that a tracer is to take back, beside the errno that is to be answered. Not a
+TRACE: a USER_NOTIF comes before that, and a listener above us might let the call be made."""
 
 Report = Literal["none", "denied", "all", "traced", "traced-all"]
 """What a listener hears of: nothing; what is refused, but for quiet rules; those too. And the
-same for a tracer, who hears of refusals by an errno alone, which is the data of a TRACE."""
+same for a tracer, who hears of refusals by an errno alone, by a TRAP."""
 REPORTS: Final[tuple[Report, ...]] = get_args(Report)
 HEARD: Final[dict[Report, Report]] = {"traced": "denied", "traced-all": "all"}
 """what a listener hears of in a tracer's place"""
@@ -47,7 +51,7 @@ def decide_return(action: str, quiet: bool, report: Report) -> int:
         return plain
     if report in HEARD:
         asks = plain & ACTION_BITS == ERRNO and not (quiet and report == "traced")
-        return TRACE | plain & DATA_BITS if asks else plain
+        return TRAP | TRAP_MARK | plain & DATA_BITS if asks else plain
     if action == "notify":
         return USER_NOTIF | NOTIFY_DATA
     if quiet and report == "denied":
@@ -58,8 +62,8 @@ def decide_return(action: str, quiet: bool, report: Report) -> int:
 def silence_return(value: int) -> int:
     """The same answer where there is neither listener nor tracer."""
     data = value & DATA_BITS
-    if value & ACTION_BITS == TRACE and data:
-        return ERRNO | data
+    if value & ACTION_BITS == TRAP and TRAP_MARK < data <= TRAP_MARK | MAX_ERRNO:
+        return ERRNO | data & MAX_ERRNO
     if value & ACTION_BITS != USER_NOTIF:
         return value
     return {NOTIFY_DATA: ALLOW, KILL_DATA: KILL_PROCESS}.get(data, ERRNO | data)

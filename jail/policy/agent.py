@@ -110,6 +110,8 @@ EXAMPLES: Final[tuple[tuple[str, tuple[int, ...]], ...]] = (
 SHOWN: Final = Condition(0, "masked_eq", (0,), CLONE_NEW)
 OPENING: Final = ("execve", "exit_group")
 """what no program can start, or end, without"""
+UNASKED: Final = ("allow", "log")
+"""actions that no listener is asked for"""
 
 
 def list_calls(target: Target) -> Sequence[str]:
@@ -129,6 +131,24 @@ def is_enough(ruleset: Ruleset, target: Target) -> bool:
 def find_missing(ruleset: Ruleset, target: Target) -> list[str]:
     """What a program can't be without, and this policy refuses."""
     return [each for each in OPENING if not ruleset.decide(target, each, (0,) * 6).passes]
+
+
+def find_unheard(ruleset: Ruleset, target: Target) -> list[str]:
+    """What a program with a filter of its own might have to ask for before anybody can hear it.
+
+    The agent has the listener, and stands still until the program has been executed or has ended.
+    """
+    return [each for each in OPENING if not _is_never_asked(ruleset, target, each)]
+
+
+def _is_never_asked(ruleset: Ruleset, target: Target, call: str) -> bool:
+    for rule in ruleset.rules:
+        if call in rule.calls and rule.is_for(target):
+            if rule.action not in UNASKED:
+                return False
+            if rule.is_always():
+                return True
+    return ruleset.default in UNASKED
 
 
 def can_trace(ruleset: Ruleset, target: Target) -> bool:

@@ -66,7 +66,7 @@ def export_profile(
         "syscalls": [
             *_make_entries(found),
             *_make_notes(notes, ruleset.default),
-            *_name_the_rest(ruleset, known),
+            *_name_the_rest(found, ruleset.default, known),
         ],
     }
     return Export(profile, notes)
@@ -133,17 +133,15 @@ def _make_notes(notes: Mapping[str, Sequence[str]], default: str) -> Iterator[di
         yield _make_entry([call], part, Guard())
 
 
-def _name_the_rest(ruleset: Ruleset, known: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _name_the_rest(
+    found: Mapping[str, Mapping[Guard, Translation]], default: str, known: Iterable[str]
+) -> Iterator[dict[str, Any]]:
     """What the default refuses, by name: runc answers ENOSYS for whatever is newer than that."""
-    always = {rule for rule in ruleset.rules if rule.is_always() and _is_everywhere(rule)}
-    rest = sorted(set(known).difference(*(rule.calls for rule in always)))
-    if rest and ruleset.default not in (*PASSING, "ENOSYS"):
-        part = Part(ruleset.default, (), "the policy's default, for all that there was in its time")
+    named = {call for call, there in found.items() if Guard() in there and there[Guard()].parts}
+    rest = sorted(set(known) - named)
+    if rest and default not in (*PASSING, "ENOSYS"):
+        part = Part(default, (), "the policy's default, for all that there was in its time")
         yield _make_entry(rest, part, Guard())
-
-
-def _is_everywhere(rule: Rule) -> bool:
-    return not rule.machines and rule.min_kernel is None
 
 
 def _make_entry(calls: list[str], part: Part, guard: Guard) -> dict[str, Any]:

@@ -57,6 +57,11 @@ def make_filters(policy: Policy, report: Report) -> Filters:
     refuses_tcp = not may_open_tcp(ruleset, target)
     if not traces and agent.is_enough(asked, target):
         return Filters(program, b"", listens, traces, refuses_tcp)
+    if not traces and (unheard := agent.find_unheard(asked, target)):
+        raise SpecError(
+            f"seccomp policy {name}: {' and '.join(unheard)} must be allowed or logged, without a "
+            "condition: a program that has a filter of its own starts before anybody can be asked"
+        )
     wide = compile_ruleset(agent.widen(ruleset, target, traces), target, "none", name)
     return Filters(wide, program, listens, traces, refuses_tcp)
 

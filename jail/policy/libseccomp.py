@@ -26,7 +26,14 @@ from types import ModuleType
 from typing import Any, Final
 
 from jail.errors import HostError, SpecError
-from jail.policy.action import ACTION_BITS, DATA_BITS, TRACE, Report, decide_return
+from jail.policy.action import (
+    ACTION_BITS,
+    DATA_BITS,
+    TRACE,
+    Report,
+    decide_return,
+    silence_return,
+)
 from jail.policy.rule import Condition, Rule, Ruleset, Target
 
 INSTRUCTION: Final = struct.Struct("=HBBI")
@@ -37,7 +44,7 @@ JUMP_IF_GREATER_OR_EQUAL: Final = 0x35
 RETURN: Final = 0x06
 NR_OFFSET: Final = 0
 ARCH_OFFSET: Final = 4
-AUDIT_ARCH_X86_64: Final = 0xC000003E
+AUDIT_ARCHES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 MARKER_DATA: Final = 0xFFFF
 
@@ -74,14 +81,11 @@ def compile_rules(ruleset: Ruleset, target: Target, report: Report) -> bytes:
     SpecError for a call that libseccomp does not know.
     """
     library = read_binding()
-    layers = make_layers(_select_rules(library, ruleset.rules, target), report)
+    default = decide_return(ruleset.default, False, report)
+    layers = make_layers(_select_rules(library, ruleset.rules, target), report, default)
     returns = list(dict.fromkeys(run.action for layer in layers for run in layer.values()))
     parts = [_export(library, layer, returns, target.machine) for layer in layers]
-    return join_parts(parts, returns, _default(ruleset, report), target.machine)
-
-
-def _default(ruleset: Ruleset, report: Report) -> int:
-    return decide_return(ruleset.default, False, report)
+    return join_parts(parts, returns, default, target.machine)
 
 
 def _select_rules(
@@ -116,8 +120,14 @@ def refuse_unknown_calls(ruleset: Ruleset, target: Target) -> None:
         pass
 
 
-def make_layers(calls: Iterable[tuple[str, Rule]], report: Report = "none") -> list[Layer]:
-    """As few as there must be: a condition goes a layer down if the call's last one has no room."""
+def make_layers(
+    calls: Iterable[tuple[str, Rule]], report: Report = "none", default: int | None = None
+) -> list[Layer]:
+    """As few as there must be: a condition goes a layer down if the call's last one has no room.
+
+    A last word that is the default's too is not in them: libseccomp's time grows faster than the
+    number of rules.
+    """
     depth: dict[str, int] = {}
     decided: set[str] = set()
     # A policy without rules has a layer too: it is there that foreign ABIs end.
@@ -127,6 +137,8 @@ def make_layers(calls: Iterable[tuple[str, Rule]], report: Report = "none") -> l
             continue
         action = decide_return(rule.action, rule.quiet, report)
         for conjunction in rule.spread_values():
+            if not conjunction and action == default:
+                continue
             level = depth.get(call, -1)
             if level < 0 or not _fits(layers[level][call], action, conjunction):
                 level += 1
@@ -145,7 +157,7 @@ def _fits(run: Run, action: int, conjunction: tuple[Condition, ...]) -> bool:
 
 def join_parts(parts: Sequence[bytes], returns: Sequence[int], default: int, machine: str) -> bytes:
     """The layers' programs one behind the other, the default at the very end."""
-    program = _refuse_negative(default) if machine == "x86_64" else b""
+    program = _answer_negative(silence_return(default), machine)
     program += b"".join(_finish(part, returns) for part in parts)
     return program + INSTRUCTION.pack(RETURN, 0, 0, default)
 
@@ -165,13 +177,16 @@ def _finish(part: bytes, returns: Sequence[int]) -> bytes:
     return bytes(patched)
 
 
-def _refuse_negative(default: int) -> bytes:
-    """libseccomp takes numbers from 2^31 on for x32's; they are merely unknown."""
+def _answer_negative(default: int, machine: str) -> bytes:
+    """No call has a number from 2^31 on; libseccomp would take them for x32's.
+
+    -1 is what a tracer makes of a call that is not to be made (ptrace(2)), so nobody is asked.
+    """
     return b"".join(
         INSTRUCTION.pack(*each)
         for each in (
             (LOAD, 0, 0, ARCH_OFFSET),
-            (JUMP_IF_EQUAL, 0, 3, AUDIT_ARCH_X86_64),
+            (JUMP_IF_EQUAL, 0, 3, AUDIT_ARCHES[machine]),
             (LOAD, 0, 0, NR_OFFSET),
             (JUMP_IF_GREATER_OR_EQUAL, 0, 1, 0x80000000),
             (RETURN, 0, 0, default),

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from jail.policy.rule import ALL_BITS, Condition
 
 ARGUMENT_BITS: Final = 64
-MOST_BOXES: Final = 4096
+MOST_BOXES: Final = 256
 """of one conjunction"""
 
 

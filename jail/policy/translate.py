@@ -6,8 +6,9 @@ never more; and it is said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from jail.policy.region import Box, Cube, TooManyError, make_boxes, meets, subtract
@@ -51,6 +52,9 @@ class Translation:
 
 def translate(rules: Sequence[Rule], default: str, budget: Budget) -> Translation:
     """Parts of which none meets another that has another action; the rest is the default's."""
+    rules = _drop_idle(rules, default)
+    if len({merge(rule.action) for rule in rules}) == 1:
+        return Translation(tuple(dict.fromkeys(itertools.chain(*map(_keep, rules)))))
     taken: list[tuple[str, Box]] = []
     parts: list[Part] = []
     notes: list[str] = []
@@ -69,9 +73,26 @@ def translate(rules: Sequence[Rule], default: str, budget: Budget) -> Translatio
                 parts += found
                 notes += [note] if note else []
             taken += [(action, box) for box in boxes]
+    return Translation(tuple(dict.fromkeys(parts)), tuple(dict.fromkeys(notes)))
+
+
+def _drop_idle(rules: Sequence[Rule], default: str) -> list[Rule]:
+    """Without what stands behind a rule that always holds, and without last ones that say what
+    the default says."""
+    kept = []
+    for rule in rules:
+        kept.append(rule)
         if rule.is_always():
             break
-    return Translation(tuple(dict.fromkeys(parts)), tuple(dict.fromkeys(notes)))
+    while kept and merge(kept[-1].action) == merge(default):
+        kept.pop()
+    return kept
+
+
+def _keep(rule: Rule) -> Iterator[Part]:
+    """The rule as it is."""
+    for conjunction in rule.spread_values():
+        yield Part(merge(rule.action), tuple(map(_compare, conjunction)), rule.why)
 
 
 def merge(action: str) -> str:
@@ -93,9 +114,7 @@ def _take_away(
     """
     touching = [each for each in earlier if any(meets(each, box) for box in boxes)]
     if not touching:
-        whole = Rule(rule.calls, rule.action, (tuple(conjunction),), rule.why)
-        spread = whole.spread_values()
-        return [Part(rule.action, tuple(map(_compare, each)), rule.why) for each in spread], ""
+        return list(_keep(replace(rule, alternatives=(tuple(conjunction),)))), ""
     is_passing, can_be_less = rule.action in PASSING, default not in PASSING
     most = budget.passing if is_passing else budget.refusing
     for depth in DEPTHS if is_passing and can_be_less else DEPTHS[:1]:
@@ -104,7 +123,8 @@ def _take_away(
         except TooManyError:
             continue
         note = "" if depth == DEPTHS[0] else f"refuses too what differs above bit {depth - 1} only"
-        return [Part(rule.action, tuple(map(_compare_cube, box)), rule.why) for box in left], note
+        action = merge(rule.action)
+        return [Part(action, tuple(map(_compare_cube, box)), rule.why) for box in left], note
     if is_passing or not can_be_less:
         return None, ""
     return [], f"answers {default} instead of {rule.action}"
@@ -115,8 +135,9 @@ def _refuse(rules: Sequence[Rule], default: str) -> Translation:
     notes = ("is refused as a whole: its conditions would be too many",)
     if default not in PASSING:
         return Translation((), notes)
-    first = next(rule for rule in rules if rule.action not in PASSING)
-    return Translation((Part(first.action, (), first.why),), notes)
+    refusing = [rule for rule in rules if rule.action not in PASSING]
+    action, why = (refusing[0].action, refusing[0].why) if refusing else ("EPERM", notes[0])
+    return Translation((Part(action, (), why),), notes)
 
 
 def _compare(condition: Condition) -> Comparison:

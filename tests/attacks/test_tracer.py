@@ -5,6 +5,7 @@ a flood costs its own jail's time, and what the agent says of it is a claim.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -39,6 +40,8 @@ ask()
 """
 """mount and unshare; x86-64's numbers"""
 ONLY_X86: Final = pytest.mark.skipif(os.uname().machine != "x86_64", reason="x86-64's numbers")
+TRACE: Final = 0x7FF00000
+TRAP: Final = 0x00030000
 MKDIR: Final = """
 default = "allow"
 [[rule]]
@@ -55,7 +58,7 @@ import ctypes, errno, os, struct
 libc = ctypes.CDLL(None, use_errno=True)
 load, jump, answer = 0x20, 0x15, 0x06
 program = b"".join(struct.pack("=HBBI", *each) for each in (
-    (load, 0, 0, 0), (jump, 0, 1, %d), (answer, 0, 0, 0x7FF00000 | %d), (answer, 0, 0, 0x7FFF0000)))
+    (load, 0, 0, 0), (jump, 0, 1, %d), (answer, 0, 0, %d), (answer, 0, 0, 0x7FFF0000)))
 buffer = ctypes.create_string_buffer(program, len(program))
 prog = struct.pack("=H6xQ", 4, ctypes.addressof(buffer))
 libc.prctl(38, 1, 0, 0, 0)
@@ -114,44 +117,151 @@ print("done")
     assert mkdir.count >= 60 * 4
 
 
+LISTENER_ABOVE: Final = """
+import os, sys, threading
+import jail
+from jail.agent.kernel import open_listener
+from jail.kernel import listener
+from jail.kernel.process import PR_SET_NO_NEW_PRIVS, prctl
+from jail.policy.rule import Rule, Ruleset
+from jail.policy.compile import compile_ruleset, read_target
+
+opened, heard = threading.Event(), 0
+def attend():
+    global heard
+    opened.wait()
+    while True:
+        if (asked := listener.receive_notification(fd)) is not None:
+            listener.let_go_on(fd, asked.id)
+            heard += 1
+
+# Started before, so that it isn't under the filter.
+threading.Thread(target=attend, daemon=True).start()
+rule = Rule(("mkdir", "mkdirat"), "notify", ((),), "as a container manager does")
+prctl(PR_SET_NO_NEW_PRIVS, 1)
+fd = open_listener(compile_ruleset(Ruleset("allow", (rule,)), read_target(), "denied"))
+opened.set()
+script = "mkdir /tmp/made; echo $?; ls -d /tmp/made"
+for policy in (sys.argv[1], "default"):
+    before = heard
+    result = jail.run(["sh", "-c", script], userns="single", seccomp=policy)
+    print(result.stdout.split(), [each.call for each in result.denied], heard > before)
+"""
+
+
+async def test_a_listener_above_us_that_lets_calls_be_made_makes_none_that_is_refused(
+    refuses_mkdir: str,
+) -> None:
+    """seccomp_unotify(2), SECCOMP_USER_NOTIF_FLAG_CONTINUE: it comes before a tracer's word."""
+    argv = [sys.executable, "-c", LISTENER_ABOVE, refuses_mkdir]
+    with trio.fail_after(30):
+        done = await trio.run_process(argv, capture_stdout=True, check=True)
+    refused, allowed = done.stdout.decode().splitlines()
+    assert refused in ("[b'1'] ['mkdir'] True", "[b'1'] ['mkdirat'] True")
+    assert allowed == "[b'0', b'/tmp/made'] [] True"
+
+
 async def test_who_leaves_his_tracer_leaves_no_filter(
     traced: Supervisor, refuses_mkdir: str
 ) -> None:
-    """clone(2), CLONE_UNTRACED: its refusals are ENOSYS then, and nobody hears of them."""
+    """clone(2), CLONE_UNTRACED: nobody takes its signals back, so what is refused ends it."""
     code = """
-import ctypes, errno, os
+import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 pid = libc.syscall({clone}, 0x00800000 | 17, 0, 0, 0, 0)
 if pid == 0:
     try: os.mkdir("/tmp/made")
-    except OSError as error: os._exit(error.errno)
-    os._exit(0)
-print(errno.errorcode[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])])
+    finally: os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.path.exists("/tmp/made"))
 """
     number = 56 if os.uname().machine == "x86_64" else 220
     source = python(code.replace("{clone}", str(number)))
     result = await traced.run(source, seccomp=refuses_mkdir)
-    assert (result.stdout, result.denied, result.denied_partial) == (b"ENOSYS\n", (), True)
+    assert (result.stdout, result.denied, result.denied_partial) == (b"-31 False\n", (), True)
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked", "handled"])
+async def test_what_it_does_with_the_signal_is_all_the_same(
+    traced: Supervisor, how: str, refuses_mkdir: str
+) -> None:
+    ways = {
+        "ignored": "signal.signal(signal.SIGSYS, signal.SIG_IGN)",
+        "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+        "handled": "signal.signal(signal.SIGSYS, lambda *_: os._exit(9))",
+    }
+    code = f"""
+import errno, os, signal
+{ways[how]}
+for _ in range(100):
+    try: os.mkdir("/tmp/made")
+    except OSError as error: assert error.errno == errno.EXDEV
+    else: os._exit(8)
+print("done")
+"""
+    result = await traced.run(python(code), seccomp=refuses_mkdir)
+    assert (result.stderr, result.stdout) == (b"", b"done\n")
+    assert [each.count for each in result.denied] == [100]
+
+
+async def test_a_signal_that_says_it_was_a_refusal_is_the_sender_s_own_loss(
+    traced: Supervisor,
+) -> None:
+    """sigqueue(3): to itself it may lie. What it is said to have been refused is a claim."""
+    code = """
+import ctypes, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def lie(data, nr):
+    info = struct.pack("=iii4xQiI", 31, data, 1, 0, nr, 0xC000003E).ljust(128, b"\\0")
+    return libc.syscall({queue}, os.getpid(), os.getpid(), 31, info)
+for nr in (-1, 0, 39, 272, 2**31 - 1, -2**31):
+    lie(0x7000 | 1, nr)
+    lie(0x7FFF, nr)
+print("alive", flush=True)
+lie(0, 272)
+"""
+    number = 297 if os.uname().machine == "x86_64" else 240
+    result = await traced.run(python(code.replace("{queue}", str(number))))
+    assert (result.stdout, result.signal) == (b"alive\n", 31)
+    assert result.verdict is Verdict.SV
 
 
 @ONLY_X86
-@pytest.mark.parametrize("data", [0, 1, 13, 4095, 4096, 0xFFF0, 0xFFFF])
-async def test_a_filter_of_its_own_that_asks_a_tracer_gets_a_refusal(
+@pytest.mark.parametrize("data", [0, 1, 13, 0x7001, 0xFFFF])
+async def test_a_filter_of_its_own_that_asks_a_tracer_has_none(
     traced: Supervisor, data: int
 ) -> None:
-    """Nor is that laid to the policy, which allows the call."""
-    code = NESTED % (39, data) + "print(libc.syscall(39), ctypes.get_errno())"
+    code = NESTED % (39, TRACE | data) + "print(libc.syscall(39), ctypes.get_errno())"
     result = await traced.run(python(code))
-    code_given = data if 0 < data <= 4095 else 38
-    assert result.stdout == b"-1 %d\n" % code_given
-    assert result.denied == ()
+    assert (result.stdout, result.denied) == (b"-1 38\n", ())
+
+
+@ONLY_X86
+@pytest.mark.parametrize("data", [0, 1, 13, 0x6FFF, 0x7000, 0x8000, 0xFFFF])
+async def test_a_filter_of_its_own_that_sends_a_signal_sends_it(
+    traced: Supervisor, data: int
+) -> None:
+    code = NESTED % (39, TRAP | data) + "libc.syscall(39); print('alive')"
+    result = await traced.run(python(code))
+    assert (result.stdout, result.signal) == (b"", 31)
+
+
+@ONLY_X86
+async def test_one_that_uses_our_mark_is_refused_and_that_is_not_laid_to_the_policy(
+    traced: Supervisor,
+) -> None:
+    code = NESTED % (39, TRAP | 0x7000 | 13) + "print(libc.syscall(39), ctypes.get_errno())"
+    result = await traced.run(python(code))
+    assert (result.stdout, result.denied) == (b"-1 13\n", ())
 
 
 @ONLY_X86
 async def test_a_filter_of_its_own_loosens_nothing(traced: Supervisor, refuses_mkdir: str) -> None:
-    code = NESTED % (83, 0) + "print(libc.mkdir(b'/tmp/made', 0o755), os.path.exists('/tmp/made'))"
-    result = await traced.run(python(code), seccomp=refuses_mkdir)
-    assert result.stdout == b"-1 False\n"
+    for answer in (TRACE, 0x7FFC0000, 0x7FFF0000, 0x00050000):
+        code = NESTED % (83, answer) + (
+            "print(libc.syscall(83, b'/tmp/made', 0o755), os.path.exists('/tmp/made'))"
+        )
+        result = await traced.run(python(code), seccomp=refuses_mkdir)
+        assert result.stdout == b"-1 False\n"
 
 
 async def test_no_program_is_a_tracer_or_reaches_the_one_there_is(traced: Supervisor) -> None:

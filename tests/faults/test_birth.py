@@ -129,6 +129,7 @@ SURVIVED: Final[dict[tuple[str, str], str]] = {
         (("openat", errno) for errno in OPEN),
         "another directory of the host's does as well to build under",
     ),
+    ("seccomp", "EINVAL"): "an older kernel's: the listener is asked for without its newest flag",
     ("openat2", "EACCES"): "what can't be seen of a lower tree is made in the upper one",
 }
 """(call, errno) of an init that a birth may get over; the report says that nothing is missing"""

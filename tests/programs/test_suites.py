@@ -46,7 +46,7 @@ async def test_cpython_passes_its_own_tests(
     supervisor: Supervisor, policy: str, tests: str
 ) -> None:
     if not _has_module("test.test_os"):
-        require("libpython3-testsuite")
+        require("the tests of its Python")
     options = ["-u", "none", "--timeout", "60", "-w"]  # on a busy machine some deserve a second try
     if policy != "strict":
         options.append("-j4")  # most of them sleep

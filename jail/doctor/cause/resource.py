@@ -141,6 +141,20 @@ _FEATURES = {
 }
 
 
+def listener_taken(failure: Failure) -> Cause | None:
+    """EBUSY of seccomp(2) with SECCOMP_FILTER_FLAG_NEW_LISTENER means nothing else."""
+    if failure.step != "seccomp listener" or failure.errno != codes.EBUSY:
+        return None
+    return Cause(
+        "listener-taken",
+        "a filter that we are under has the only listener",
+        "A container manager's, or another sandbox's; the kernel gives a process one. Calls are "
+        "refused as ever. The jail's agent traces its programs to name them; under a policy that "
+        "lets programs trace they have no names, and no policy can be learned. Our filters:",
+        ("grep Seccomp /proc/self/status",),
+    )
+
+
 def limit_above_hard(failure: Failure) -> Cause | None:
     if failure.step != "rlimit" or failure.errno != codes.EPERM:
         return None
@@ -197,6 +211,7 @@ RULES: tuple[Rule, ...] = (
     memory_exhausted,
     program_missing,
     landlock_missing,
+    listener_taken,
     feature_missing,
     limit_above_hard,
     keys_exhausted,

@@ -25,12 +25,16 @@ class WatchedPolicy(Policy):
 
     def read_filter(self, target: Target) -> Ruleset:
         """Nobody is asked of the floor; of all else whoever holds the listener."""
-        from jail.policy.learn.rules import find_floor
+        from jail.policy.learn.rules import find_floor, find_floor_uses
+        from jail.policy.learn.use import join_values
         from jail.policy.rule import Rule, Ruleset
 
-        floor = find_floor(self.read_rules(target), target)
-        rule = Rule(tuple(sorted(floor)), "allow", ((),), "the floor")
-        return Ruleset("notify", (rule,) if floor else ())
+        ceiling = self.read_rules(target)
+        floor, uses = find_floor(ceiling, target), find_floor_uses(ceiling, target)
+        rules = [Rule(tuple(sorted(floor)), "allow", ((),), "the floor")]
+        for call, values in uses.items():
+            rules.append(Rule((call,), "allow", join_values(call, values), "uses of the floor"))
+        return Ruleset("notify", tuple(rules))
 
 
 def make_watched(ceiling: Policy | None) -> WatchedPolicy:

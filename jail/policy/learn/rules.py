@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from jail.policy.learn.note import Learned, Values
-from jail.policy.learn.table import FLOOR, FLOOR_CALLS, TELLING
-from jail.policy.learn.use import find_met, join_met, join_values
+from jail.policy.learn.table import FLOOR, FLOOR_CALLS, FLOOR_USES, TELLING
+from jail.policy.learn.use import find_met, find_rest, join_met, join_values
 from jail.policy.rule import PASSING, Condition, Ruleset, Target
 from jail.policy.shadow import Conjunction, implies
 
 ALWAYS: Final = ((),)
 USED: Final = "used, and in no other way"
+DEFAULT: Final = "so by default, where it was learned"
 UNTAKEABLE: Final = ("trap", "trace")
 """actions that no policy file can say"""
 REFUSAL: Final = "EPERM"
@@ -59,6 +60,28 @@ def find_floor(ceiling: Ruleset, target: Target) -> frozenset[str]:
     return frozenset(allowed | {"execve"})
 
 
+def find_floor_uses(ceiling: Ruleset, target: Target) -> dict[str, set[Values]]:
+    """Those of FLOOR_USES that the ceiling allows, whatever the other arguments."""
+    found: dict[str, set[Values]] = {}
+    for call, uses in FLOOR_USES.items():
+        allowed = {each for each in uses if is_use_allowed(ceiling, target, call, each)}
+        if allowed:
+            found[call] = allowed
+    return found
+
+
+def is_use_allowed(ruleset: Ruleset, target: Target, call: str, values: Values) -> bool:
+    """Whether the first rule there that may hold for it holds for certain, and allows it."""
+    for rule in ruleset.rules:
+        if call in rule.calls and rule.is_for(target):
+            open_ends = [find_rest(call, values, each) for each in rule.alternatives]
+            if () in open_ends:
+                return rule.action == "allow"
+            if any(each is not None for each in open_ends):
+                return False
+    return ruleset.default == "allow"
+
+
 def is_always_allowed(ruleset: Ruleset, target: Target, call: str) -> bool:
     """Whether its first rule there allows it, and without a condition."""
     for rule in ruleset.rules:
@@ -71,11 +94,12 @@ def make_pieces(
     learned: Learned, base: Ruleset, ceiling: Ruleset, target: Target
 ) -> Iterator[Piece]:
     """In the order in which they must be tried; what the base says already is left out."""
+    floor, uses = find_floor(ceiling, target), find_floor_uses(ceiling, target)
     made = [
-        *_make_floor(base, ceiling, target),
+        *_make_floor(floor, base, target),
         *_copy_beyond(learned, ceiling),
-        *_make_narrow(learned, base, ceiling),
-        *_refuse_unused(learned, base, find_floor(ceiling, target)),
+        *_make_narrow(learned, uses, base, ceiling),
+        *_refuse_unused(learned.seen | floor | uses.keys(), base),
     ]
     by_call: dict[str, list[Piece]] = {}
     for each in made:
@@ -115,8 +139,7 @@ def _leave_to_base(pieces: list[Piece], base: Ruleset) -> list[Piece]:
     return pieces
 
 
-def _make_floor(base: Ruleset, ceiling: Ruleset, target: Target) -> Iterator[Piece]:
-    floor = find_floor(ceiling, target)
+def _make_floor(floor: frozenset[str], base: Ruleset, target: Target) -> Iterator[Piece]:
     for why, calls in FLOOR.items():
         for call in calls:
             if call in floor and not is_always_allowed(base, target, call):
@@ -155,17 +178,14 @@ def is_named(call: str) -> bool:
     return not call.startswith("syscall_")
 
 
-def _make_narrow(learned: Learned, base: Ruleset, ceiling: Ruleset) -> Iterator[Piece]:
-    """Exactly the uses that were seen of calls that are many in one."""
-    for call in sorted(learned.seen & TELLING.keys()):
-        made = learned.values.get(call, set())
-        yield from _join_neighbours(_narrow_ceiling(call, made, ceiling))
-        tried = {values: act for (name, values), act in learned.refused.items() if name == call}
-        for action in sorted(set(tried.values())):
-            refused = {each for each in tried if tried[each] == action and each not in made}
-            if refused:
-                why = f"tried, and refused by {learned.ceiling}"
-                yield Piece(call, take_action(action), join_values(call, refused), why)
+def _make_narrow(
+    learned: Learned, uses: dict[str, set[Values]], base: Ruleset, ceiling: Ruleset
+) -> Iterator[Piece]:
+    """Of calls that are many in one exactly the uses that were seen, and those of the floor."""
+    for call in sorted((learned.seen & TELLING.keys()) | uses.keys()):
+        made = learned.values.get(call, set()) | uses.get(call, set())
+        tried = {values for name, values in learned.refused if name == call}
+        yield from _join_neighbours(_narrow_ceiling(call, made, tried, ceiling))
         if may_pass(base, call):
             yield Piece(call, REFUSAL, ALWAYS, "its other uses: not needed")
 
@@ -178,29 +198,32 @@ def _join_neighbours(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield replace(first, alternatives=tuple(dict.fromkeys(alternatives)))
 
 
-def _narrow_ceiling(call: str, made: set[Values], ceiling: Ruleset) -> Iterator[Piece]:
-    """What the ceiling says of these uses, in its order, and of no others."""
-    left = set(made)
+def _narrow_ceiling(
+    call: str, made: set[Values], tried: set[Values], ceiling: Ruleset
+) -> Iterator[Piece]:
+    """What the ceiling says of these uses, in its order: it allows what was made, no others."""
+    left = made | tried
     for rule in ceiling.rules:
-        if call not in rule.calls or not left:
-            continue
-        met = find_met(call, left, rule.alternatives)
+        met = find_met(call, left, rule.alternatives) if call in rule.calls else {}
         if not met:
             continue
         passes = rule.action in PASSING
-        yield Piece(
-            call,
-            take_action(rule.action),
-            tuple(met) if not passes else join_met(call, met),
-            USED if passes else rule.why,
-            quiet=rule.quiet,
-            machines=rule.machines,
-            min_kernel=rule.min_kernel,
-        )
+        alternatives = join_met(call, met, made) if passes else tuple(met)
+        if alternatives:
+            yield Piece(
+                call,
+                take_action(rule.action),
+                alternatives,
+                USED if passes else rule.why,
+                quiet=rule.quiet,
+                machines=rule.machines,
+                min_kernel=rule.min_kernel,
+            )
         if not rule.machines and rule.min_kernel is None:
             left -= {values for found in met.values() for values, rest in found if not rest}
-    if left and ceiling.default in PASSING:
-        yield Piece(call, ceiling.default, join_values(call, left), USED)
+    left &= made if ceiling.default in PASSING else tried
+    if left:
+        yield Piece(call, take_action(ceiling.default), join_values(call, left), DEFAULT)
 
 
 def may_pass(ruleset: Ruleset, call: str) -> bool:
@@ -210,8 +233,7 @@ def may_pass(ruleset: Ruleset, call: str) -> bool:
     return any(call in rule.calls and rule.action in PASSING for rule in ruleset.rules)
 
 
-def _refuse_unused(learned: Learned, base: Ruleset, floor: frozenset[str]) -> Iterator[Piece]:
-    needed = learned.seen | floor
+def _refuse_unused(needed: set[str], base: Ruleset) -> Iterator[Piece]:
     unused: dict[str, bool] = {}
     for rule in base.rules:
         for call in rule.calls if rule.action in PASSING else ():

@@ -16,11 +16,13 @@ from jail.kernel.file import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from jail.kernel.memory import TextReader, read_bytes
 from jail.kernel.process import pidfd_getfd
 from jail.policy.learn import address
+from jail.policy.learn.note import MAX_PATHS as SHOWN_PATHS
 from jail.policy.learn.note import Learned
 from jail.policy.learn.path import AT_FDCWD, CWD, NAMES, Name, decide_use, join_path, settle_use
 from jail.policy.learn.path import FLAGS_OF_OPEN as FLAGS
 
 MAX_PATHS: Final = 50_000
+ENOUGH_PATHS: Final = 10 * SHOWN_PATHS
 MAX_ADDRESSES: Final = 1000
 MAX_PIDFDS: Final = 64
 KERNEL_S_OWN: Final = ("/dev", "/proc", "/sys")
@@ -61,6 +63,8 @@ class Scout:
             self._look_at_name(name, flags, pid, args)
 
     def _look_at_name(self, name: Name, flags: int, pid: int, args: Args) -> None:
+        if name.use == "read" and self._has_enough(name, args):
+            return
         text = self._reader.read(pid, args[name.path])
         if not text:
             return  # AT_EMPTY_PATH: the folder's descriptor is what is meant; or it can't be read
@@ -71,6 +75,12 @@ class Scout:
             return
         self._seen.add(key)
         self._note_path(use, join_path(folder, os.fsdecode(text)), pid, name.follows)
+
+    def _has_enough(self, name: Name, args: Args) -> bool:
+        """Of so many names only the folders are told, and an open folder is known already."""
+        if len(self._seen) < ENOUGH_PATHS or name.folder == CWD:
+            return False
+        return _sign(args[name.folder]) != AT_FDCWD
 
     def _find_folder(self, name: Name, pid: int, args: Args) -> str:
         """Where a relative path begins, as the kernel names it."""

@@ -31,6 +31,7 @@ FLOOR: Final[dict[str, tuple[str, ...]]] = {
     "files that are open already: opening them is what is asked about": (
         "close",
         "fstat",
+        "getdents64",
         "lseek",
         "pread64",
         "read",
@@ -85,6 +86,13 @@ TELLING: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 }
 """Calls that are many in one: (argument, the bits of it that tell). Only the values that were
 seen are allowed. The flags in a socket's type (SOCK_CLOEXEC, SOCK_NONBLOCK) tell nothing."""
+
+
+FLOOR_USES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
+    "fcntl": ((0,), (1,), (2,), (3,), (1030,)),
+}
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: the numbers of one's own descriptors, which
+libraries ask for and change before and behind nearly every other call"""
 
 
 def take_telling(call: str, args: tuple[int, ...] | list[int]) -> tuple[int, ...]:

@@ -61,14 +61,14 @@ def join_values(call: str, seen: Iterable[Values]) -> tuple[Conjunction, ...]:
     return tuple(tuple(_compare_all(call, values)) for values in uses)
 
 
-def join_met(call: str, met: Met) -> tuple[Conjunction, ...]:
-    """Conditions that are true of these uses where those are, too, that they were held against."""
-    certain = {values for found in met.values() for values, rest in found if not rest}
+def join_met(call: str, met: Met, uses: set[Values]) -> tuple[Conjunction, ...]:
+    """Conditions that are true of these ``uses`` where those are that they were held against."""
+    found = [pair for pairs in met.values() for pair in pairs if pair[0] in uses]
+    certain = {values for values, rest in found if not rest}
     joined = list(join_values(call, certain)) if certain else []
-    for found in met.values():
-        for values, rest in found:
-            if rest and values not in certain:
-                joined.append(tuple(_merge(call, values, rest)))
+    for values, rest in found:
+        if values not in certain:
+            joined.append(tuple(_merge(call, values, rest)))
     return tuple(dict.fromkeys(joined))
 
 
