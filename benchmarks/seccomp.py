@@ -5,7 +5,8 @@
 Every program runs in a jail of its own, as ``jail run --seccomp NAME`` would run it (refusals are
 reported), in turn, so that a slow second hits all alike; ratios are medians over the rounds of
 (with the policy) / (``unconfined``). Times are the processor's, so that a busy machine does not
-spoil them, but where it says “elapsed”. ``loop`` is getppid(2) and nothing else, ``find`` walks
+spoil them, but where it says “elapsed”. ``empty`` is a filter that allows everything: what the
+kernel takes for having one at all. ``loop`` is getppid(2) and nothing else, ``find`` walks
 /usr, ``compile`` is gcc's cc1 on a file of some size. ``made`` is a policy from text to BPF,
 ``first`` the same in a fresh interpreter, imports included, ``cached`` what a jail does instead
 when the policy was compiled before. ``learn`` compares ``jail policy learn`` with ``jail run``.
@@ -58,6 +59,7 @@ int f%d(int *a, int n) {
 """
 FUNCTIONS: Final = 150
 NO_POLICY: Final = "unconfined"
+EMPTY: Final = "empty"
 AIMS: Final = {"loop": 1.6, "find": 1.05, "compile": 1.05}
 AIM_MADE_MS: Final = 15.0
 AIM_CACHED_MS: Final = 0.1
@@ -82,6 +84,7 @@ def make_workloads(folder: Path) -> dict[str, list[str]]:
     (folder / "loop.c").write_text(LOOP)
     text = "".join(FUNCTION % (n, n, n) for n in range(FUNCTIONS))
     (folder / "work.c").write_text(text)
+    (folder / f"{EMPTY}.toml").write_text('default = "allow"\n')
     subprocess.run(["gcc", "-O2", "-o", folder / "loop", folder / "loop.c"], check=True)
     found = subprocess.run(["gcc", "-print-prog-name=cc1"], capture_output=True, check=True)
     compiler = found.stdout.decode().strip()
@@ -94,7 +97,7 @@ def make_workloads(folder: Path) -> dict[str, list[str]]:
 
 async def time_workloads(folder: Path, workloads: dict[str, list[str]], rounds: int) -> Times:
     """Milliseconds; the first round warms caches and does not count."""
-    policies = [NO_POLICY, *list_policies()]
+    policies = [NO_POLICY, EMPTY, *list_policies()]
     times: Times = {name: {policy: [] for policy in policies} for name in workloads}
     async with jail.open_supervisor() as supervisor:
         for index in range(rounds + 1):
@@ -111,7 +114,8 @@ async def run_one(
     supervisor: jail.Supervisor, folder: Path, policy: str, argv: list[str]
 ) -> jail.Result:
     volumes = [f"{folder}:/bench:ro"]
-    async with supervisor.open_jail(seccomp=policy, volumes=volumes, memory="1g") as living:
+    name = f"{folder}/{EMPTY}.toml" if policy == EMPTY else policy
+    async with supervisor.open_jail(seccomp=name, volumes=volumes, memory="1g") as living:
         result = await living.run(argv)
     if not result.ok:
         raise SystemExit(f"{policy}: {argv}: {result.verdict} {result.message} {result.stderr!r}")
@@ -197,10 +201,10 @@ def show(summary: dict[str, Any]) -> None:
     policies = list_policies()
     rows = [
         [f"{name} (aim {AIMS[name]:g})", f"{summary['median_ms'][name][NO_POLICY]:.0f}"]
-        + [f"{ratios[policy]:.2f}" for policy in policies]
+        + [f"{ratios[policy]:.2f}" for policy in (EMPTY, *policies)]
         for name, ratios in summary["ratios"].items()
     ]
-    print_table(["", "no filter, ms", *(f"× {each}" for each in policies)], rows)
+    print_table(["", "no filter, ms", *(f"× {each}" for each in (EMPTY, *policies))], rows)
     print()
     rows = [
         [f"{key}{aim}", *(f"{summary['policies'][policy][key]:.3f}" for policy in policies)]

@@ -49,7 +49,7 @@ async def test_each_refusal_is_told_with_its_reason(open_jail: OpenJail) -> None
     assert told(result) == {"unshare": ("EPERM", 2), "mount": ("EPERM", 1)}
     assert not result.denied_partial
     unshare, mount = result.denied
-    assert unshare.policy == "strict"
+    assert unshare.policy == "strict"  # whose words they are, and that default extends
     assert "CLONE_NEWNET" in unshare.examples[0]
     assert '"/mnt"' in mount.examples[0]
     assert "root" in mount.why
