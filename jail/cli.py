@@ -189,8 +189,12 @@ def add_jail_options(group: Any) -> None:
     add("-h", "--hostname", default="jail", help="default: jail")
     add("--read-only", action="store_true", help="the root file system can't be written to")
     add("--network", metavar="none|host", default="none", help="default: none")
-    add("--seccomp", metavar="NAME|FILE|unconfined", default="default", help="system-call policy")
-    add("--explain-denied", action="store_true", help="print what the policy refused, and why")
+    add(
+        "--seccomp",
+        metavar="NAME|FILE|unconfined",
+        default="default",
+        help="system-call policy (default: the one of that name)",
+    )
     add("--cgroup-parent", metavar="PATH", help="a delegated cgroup v2 for the jail's own")
     add("--userns", metavar="auto|single", default="auto", help="ids of the jail's own, or one")
     add(
@@ -244,6 +248,7 @@ def add_run_options(group: Any) -> None:
     )
     add("--meta", metavar="FILE", help="write isolate's meta file")
     add("--pause", action="store_true", help="start the program when “jail resume” says so")
+    add("--explain-denied", action="store_true", help="print what the policy refused, and why")
     add("--explain", action="store_true", help="print what would be done, and do nothing")
     add("--help", action="help", help="this text")
 
@@ -334,7 +339,7 @@ def make_spec_of(args: argparse.Namespace) -> Any:
         read_only=args.read_only,
         network=args.network,
         seccomp=args.seccomp,
-        explain_denied=args.explain_denied,
+        explain_denied=getattr(args, "explain_denied", False),
         userns=args.userns,
         cgroup_parent=args.cgroup_parent,
         require=dict(map(parse_require, args.require)),

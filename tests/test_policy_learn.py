@@ -343,6 +343,7 @@ def test_what_is_added_was_decided_by_the_same_ceiling(policy: Path) -> None:
         ["--append", "--format", "docker", "-o", "x.json", "--", "true"],
         ["--format", "docker", "-o", "x.toml", "--", "true"],
         ["-o", "x.json", "--", "true"],
+        ["--explain-denied", "--", "true"],
         ["--seccomp", "lax", "--", "true"],
         ["-v", "nonsense", "--", "true"],
         ["--"],

@@ -30,6 +30,7 @@ BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]*|(?<![\w-])-[a-zA-Z]\b")
 CATALOGUE_ID: Final = re.compile(r"\b(?:NS|PF|FS|FD|TY|SC|RS|NW|AG|UM|SV)-\d\d\b")
+CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7})(?: |$)", re.MULTILINE)
 LIMIT_S: Final = 50
 
 
@@ -110,6 +111,11 @@ def test_the_pages_are_there() -> None:
         assert f"{name}.md" in names
     for name in ("architecture", "reference", "protocol"):
         assert f"docs/{name}.md" in names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_no_page_holds_two_versions_of_itself(page: Path) -> None:
+    assert CONFLICT.search(page.read_text()) is None
 
 
 def test_the_readme_shows_programs_and_commands() -> None:

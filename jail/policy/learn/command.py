@@ -26,7 +26,7 @@ as a difference to “strict”. --seccomp decides meanwhile: nothing is allowed
 the program does only sometimes is learned when it does it: run it again with --append.
 Exit status: the program's own.
 """
-DECIDED_ANEW: Final = ("seccomp", "volume", "tmpfs", "network", "explain_denied")
+DECIDED_ANEW: Final = ("seccomp", "volume", "tmpfs", "network")
 """options of the jail that are proposed by what was seen, not as they were given"""
 
 
