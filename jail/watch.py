@@ -53,15 +53,20 @@ def read_stats(proc_fd: int) -> dict[int, Stat]:
 
 
 def open_init(proc_fd: int) -> int:
-    """An fd for :func:`read_init`; it stays with this very process."""
-    return os.open("1/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    """An fd for :func:`read_init`; it stays with this very process. -1 if that has ended: its
+    program may have been asked for early, and have run into its limit before we looked.
+    """
+    try:
+        return os.open("1/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
 
 
 def read_init(stat_fd: int) -> dict[int, Stat]:
     """Of init alone: enough where nothing else lives."""
     try:
         text = os.pread(stat_fd, 4096, 0)
-    except OSError:  # ESRCH: it is gone
+    except OSError:  # it is gone: ESRCH, or EBADF where it was before we looked
         return {}
     return {1: parse_stat(text)} if text else {}
 

@@ -196,10 +196,14 @@ async def test_a_supervisor_that_is_late_leaves_no_room_that_was_the_builder_s(
     assert result.verdict is Verdict.MLE, result.memory_peak_bytes
 
 
+@pytest.mark.parametrize("delay_ms", [0, 10])
 async def test_a_limit_that_was_narrow_from_the_start_is_neither_wider_nor_narrower(
-    supervisor: Supervisor,
+    supervisor: Supervisor, delay_ms: int
 ) -> None:
-    """What the builder takes is known from the last jail of the same spec: nobody waits for it."""
+    """What the builder takes is known from the last jail of the same spec: nobody waits for it.
+
+    The supervisor comes to look when all is over: when the jail was built, or before.
+    """
     spec = jail.make_spec(memory="96m", wall_time="30s")
     source = "import mmap, sys\nsize = int(sys.argv[1])\nheld = mmap.mmap(-1, size)\n"
     source += "for page in range(0, size, 4096): held[page] = 1"
@@ -210,7 +214,7 @@ async def test_a_limit_that_was_narrow_from_the_start_is_neither_wider_nor_narro
         async with trio.open_nursery() as nursery:
 
             async def dawdle() -> None:
-                await trio.sleep(0.01)
+                await trio.sleep(delay_ms / 1000)
                 time.sleep(3)
 
             nursery.start_soon(dawdle)
