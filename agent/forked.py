@@ -125,9 +125,12 @@ def _keep_stdio() -> Iterator[None]:
             kept.append(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3))
         yield
     finally:
-        for number, fd in enumerate(kept):
-            os.dup2(fd, number)
-            os.close(fd)
+        try:
+            for number, fd in enumerate(kept):
+                os.dup2(fd, number)
+                os.close(fd)
+        except OSError:
+            os._exit(1)  # with a program's streams for ours nobody would see their end
 
 
 def _become(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ from jail.errors import HostError
 from jail.foreground import Request, run_foreground
 from jail.kernel.process import kill_pidfd
 from jail.listening import open_caller
+from jail.result import Verdict
 
 if TYPE_CHECKING:
     from jail.policy.learn.watch import Watch
@@ -31,7 +33,7 @@ def run_watched(request: Request, watch: Watch) -> Result:
             step="listener",
             remedy="run it outside of other sandboxes",
         )
-    return result
+    return learning.name_end(result)
 
 
 class Learning:
@@ -41,6 +43,7 @@ class Learning:
         self._watch = watch
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._has_ended = False
 
     def attend(self, fd: int) -> None:
         """Owns the listener's fd."""
@@ -49,7 +52,7 @@ class Learning:
 
     def _run(self, fd: int) -> None:
         try:
-            self._watch.run(fd, end_caller)
+            self._watch.run(fd, self._end_caller)
         except BaseException as error:  # told by finish(): here nobody would hear of it
             self._error = error
 
@@ -62,10 +65,18 @@ class Learning:
             raise self._error
         return True
 
+    def name_end(self, result: Result) -> Result:
+        """What ended it for a call stands for the kernel's own kill, as where nothing is learned."""
+        if not self._has_ended or result.signal != signal.SIGKILL or result.killed:
+            return result
+        text = "ended by the system-call policy"
+        sigsys = int(signal.SIGSYS)
+        return replace(result, verdict=Verdict.SV, signal=sigsys, limit="seccomp", message=text)
 
-def end_caller(thread: int) -> None:
-    """As a ``kill`` rule does where nothing is learned."""
-    caller = open_caller(thread)
-    if caller is not None:
-        with caller, suppress(OSError):
-            kill_pidfd(caller.pidfd)
+    def _end_caller(self, thread: int) -> None:
+        """As a ``kill`` rule does where nothing is learned."""
+        caller = open_caller(thread)
+        if caller is not None:
+            self._has_ended = True
+            with caller, suppress(OSError):
+                kill_pidfd(caller.pidfd)

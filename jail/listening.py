@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from jail.denied import Ledger
+from jail.errors import HostError
 from jail.kernel import listener
 from jail.kernel.listener import Notification
 from jail.kernel.memory import read_string
@@ -93,10 +94,16 @@ class Listening:
             while True:
                 await trio.lowlevel.wait_readable(self._fd)
                 await throttle.take(self._answer_some())
-        except OSError:
-            return  # nobody is left, or the listener is broken: then the kernel answers ENOSYS
+        except (OSError, ImportError, HostError) as error:
+            # Nobody is left; or we are out of descriptors. Then the kernel answers ENOSYS.
+            if getattr(error, "errno", None) != errno.EPIPE:
+                self._give_up()
         finally:
             os.close(self._fd)
+
+    def _give_up(self) -> None:
+        for ledger in self._find_ledgers(-1):
+            ledger.is_full = True
 
     def _answer_some(self) -> int:
         for count in range(BATCH):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import trio
 import jail
 from jail import Supervisor, Verdict
 from jail.denied import MAX_ENTRIES, MAX_EXAMPLES, Ledger
+from jail.policy.judge import Judge
 from jail.result import Result
 from tests.command import run_jail
 from tests.conftest import OpenJail
@@ -202,6 +204,24 @@ async def test_where_the_only_listener_is_somebody_else_s_the_answers_are_the_sa
     # A program that may trace can't be traced, and what it was refused has no name then.
     names = "[]" if narrow else "['unshare']"
     assert said["taken"] == rf"True {names} b'1\n' OK"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "none left"), ImportError("none left")])
+async def test_who_can_t_find_the_reason_says_that_there_may_be_more(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The kernel answers ENOSYS then, to that call and to those that come."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    async with supervisor.open_jail() as j:
+        with monkeypatch.context() as broken:
+            broken.setattr(Judge, "rule", fail)
+            result = await j.run(["sh", "-c", "unshare -n true; mount -t tmpfs none /mnt; true"])
+        assert (result.verdict, result.denied, result.denied_partial) == (Verdict.OK, (), True)
+        assert b"not implemented" in result.stderr
+        assert (await j.run(["true"])).verdict is Verdict.OK
 
 
 def test_the_command_prints_what_was_refused_when_asked() -> None:

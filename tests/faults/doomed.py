@@ -23,6 +23,7 @@ from jail.host import read_facts
 from jail.inputs import read_inputs
 from jail.kernel.process import prctl
 from jail.spec import make_spec
+from jail.supervisor import open_supervisor
 from tests.faults.strace import ATTACH_S, Fault, Trace, read_tracer, start_strace
 from tests.oracle import PR_SET_CHILD_SUBREAPER
 
@@ -111,7 +112,7 @@ class Day(NamedTuple):
 async def live(userns: str, born: list[bool]) -> None:
     """What a supervisor does in its life, daemons and time limits included."""
     born.append(True)
-    async with jail.open_supervisor() as supervisor:
+    async with open_supervisor() as supervisor:
         async with supervisor.open_jail(userns=userns) as j:
             await j.put("x", "y")
             await j.run(["sh", "-c", "sleep 60 & (setsid sleep 60 &) ; :"])

@@ -78,11 +78,11 @@ def test_a_host_whose_proc_is_masked_is_told() -> None:
 NO_NEW_PRIVS: Final = "from jail.kernel import process; process.prctl(38, 1)\n"
 NO_PROCESS: Final = "import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n"
 REFUSE: Final = """
-from jail.agent.kernel import number
+from jail.agent.kernel import load_filter, number
 from jail.doctor.attempt import feature
 from jail.kernel import process
 process.prctl(38, 1)
-process.load_filter(feature.refuse_call({call}))
+load_filter(feature.refuse_call({call}))
 """
 
 

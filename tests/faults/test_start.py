@@ -37,6 +37,8 @@ AGENT: Final[dict[str, tuple[str, ...]]] = {
     "access": ("EACCES",),
     "clone": ("EAGAIN", "ENOMEM", "EPERM"),
     "clone3": ("EAGAIN", "ENOMEM", "EPERM"),
+    "dup2": ("EBUSY", "EMFILE", "EINTR"),
+    "fcntl": ("EMFILE", "EINVAL"),
     "kill": ("EPERM",),
     "pidfd_open": ("EMFILE", "ENOMEM", "EPERM"),
     "pipe2": ("EMFILE", "ENFILE"),
