@@ -66,7 +66,7 @@ class Learning:
         return True
 
     def name_end(self, result: Result) -> Result:
-        """What ended it for a call stands for the kernel's own kill, as where nothing is learned."""
+        """What ended it for a call stands for the kernel's own kill: as elsewhere."""
         if not self._has_ended or result.signal != signal.SIGKILL or result.killed:
             return result
         text = "ended by the system-call policy"

@@ -108,7 +108,8 @@ NO_NEW_PRIVS = "from jail.kernel import process\nprocess.prctl(process.PR_SET_NO
 def test_a_filter_of_somebody_elses_is_told() -> None:
     """What a container engine or a service manager does to unshare(2)."""
     refuse = "load_filter(feature.refuse_call(number(272, 97)))"
-    imports = "from jail.agent.kernel import load_filter, number\nfrom jail.doctor.attempt import feature\n"
+    imports = "from jail.agent.kernel import load_filter, number\n"
+    imports += "from jail.doctor.attempt import feature\n"
     report = doctor_after(f"{NO_NEW_PRIVS}{imports}{refuse}")
     assert not report["ok"]
     lines = lines_in(report, "user namespace")
