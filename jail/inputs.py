@@ -10,7 +10,6 @@ from jail.plan import DEVICES, Inputs, Plan, make_plan
 from jail.policy import cache
 from jail.policy.action import Report
 from jail.policy.filters import Filters
-from jail.policy.learn.ceiling import make_watched
 from jail.policy.load import Policy, load_policy
 from jail.source import (
     read_devices,
@@ -37,6 +36,8 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
     on_host = spec.rootfs == "host"
     policy = None if spec.seccomp == "unconfined" else load_policy(spec.seccomp)
     if spec.watched:
+        from jail.policy.learn.ceiling import make_watched
+
         policy = make_watched(policy)
     rootfs = None if on_host else read_rootfs(spec.rootfs)
     passwd, group = HOST_PASSWD, HOST_GROUP
