@@ -33,6 +33,10 @@ class WireError(Exception):
     """The peer sent something that is no message."""
 
 
+class TruncatedError(WireError):
+    """Descriptors found no room in our own table: unix(7), MSG_CTRUNC. Not the peer's fault."""
+
+
 class Setup(NamedTuple):
     """The first frame to init: what to build (``jail.launchplan.LaunchPlan.to_wire``)."""
 
@@ -346,13 +350,16 @@ class FrameBuffer:
         self._fds: deque[int] = deque()
 
     def feed(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]], flags: int) -> None:
-        """What one ``recvmsg`` brought."""
+        """What one ``recvmsg`` of :data:`ANCILLARY_BYTES` brought."""
+        fds = array.array("i")
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
                 fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-                self._fds.extend(fds)
-        if flags & socket.MSG_CTRUNC or len(self._fds) > MAX_FDS:
+        self._fds.extend(fds)
+        is_cut = bool(flags & socket.MSG_CTRUNC)
+        if is_cut and len(fds) < MAX_FDS:
+            raise TruncatedError("no room for more file descriptors")
+        if is_cut or len(self._fds) > MAX_FDS:
             raise WireError("more file descriptors than any message brings")
         self._bytes += data
 

@@ -197,6 +197,9 @@ class Session:
                 self._buffer.feed(data, ancillary, flags)
                 while (taken := self._buffer.take()) is not None:
                     self._hand_out(*taken)
+        except wire.TruncatedError:
+            # What it brought is lost, perhaps the listener that programs wait for.
+            self._break(HostError.at_step("descriptors", errno.EMFILE), kill=True)
         except wire.WireError as error:
             self._break(ProtocolError(f"from inside the jail: {error}"))
         except OSError:

@@ -602,14 +602,17 @@ async def test_exactly_the_output_limit_is_fine(supervisor: Supervisor) -> None:
 
 
 async def test_a_short_flood_is_one_too(supervisor: Supervisor) -> None:
-    """It has ended, and all it wrote lies in the pipe, before anybody looks."""
-    argv = ["head", "-c", "60000", "/dev/zero"]
+    """It has ended, and all it wrote lies in the pipe, before anybody looks.
+
+    Two pages are all that a pipe has where the user's others are many: pipe(7).
+    """
+    argv = ["head", "-c", "8000", "/dev/zero"]
     for result in (
         await supervisor.run(argv, output_limit=1000),
         await run(supervisor, argv, output_limit=1000),
     ):
         assert (result.verdict, result.limit) == (Verdict.OLE, "output")
-        assert (len(result.stdout), result.stdout_bytes) == (1000, 60000)
+        assert (len(result.stdout), result.stdout_bytes) == (1000, 8000)
 
 
 # -- pipes --------------------------------------------------------------------------------------

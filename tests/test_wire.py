@@ -425,7 +425,17 @@ def test_a_message_is_taken_with_exactly_its_descriptors(name: str, count: int) 
 def test_cut_off_ancillary_data_is_refused_and_what_came_is_closed() -> None:
     before = count_fds()
     buffer = wire.FrameBuffer(ALL)
-    with pytest.raises(wire.WireError):
+    with pytest.raises(wire.WireError) as caught:
+        buffer.feed(b"x", make_rights(wire.MAX_FDS), socket.MSG_CTRUNC)
+    buffer.close()
+    assert type(caught.value) is wire.WireError
+    assert count_fds() == before
+
+
+def test_what_our_own_table_had_no_room_for_is_not_the_peer_s_fault() -> None:
+    before = count_fds()
+    buffer = wire.FrameBuffer(ALL)
+    with pytest.raises(wire.TruncatedError):
         buffer.feed(b"x", make_rights(3), socket.MSG_CTRUNC)
     buffer.close()
     assert count_fds() == before

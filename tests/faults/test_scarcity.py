@@ -177,10 +177,22 @@ async def test_a_jail_for_which_some_descriptors_are_too_few_is_an_error_of_the_
 ) -> None:
     """Those that find no room on their way to us are dropped: unix(7), MSG_CTRUNC."""
     async with supervisor.open_jail(userns="single") as j:
+        await j.run(["true"])  # its listener is here: it comes behind what says that it is built
         with trio.fail_after(10), few_more_files(count), pytest.raises(jail.JailError):
             async with supervisor.open_jail(userns="single") as other:
                 await other.run(["true"])
         assert (await j.run(["echo", "alive"], timeout=10)).stdout == b"alive\n"
+
+
+async def test_a_descriptor_from_inside_that_finds_no_room_is_an_error_of_the_host(
+    supervisor: Supervisor,
+) -> None:
+    """It was the jail that was accused: of more of them than any message brings."""
+    async with supervisor.open_jail(userns="single") as j:
+        await j.run(["true"])
+        with no_more_files(), trio.fail_after(10), pytest.raises(jail.HostError) as caught:
+            await j.get("/etc/hostname")
+    assert caught.value.step == "descriptors"
 
 
 async def test_a_run_that_finds_no_pipe_leaves_the_jail_alive(supervisor: Supervisor) -> None:
