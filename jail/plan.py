@@ -47,6 +47,7 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
+from jail.network.decide import NetworkPlan, decide_network
 from jail.policy.filters import Filters
 from jail.policy.load import Policy
 from jail.policy.rule import Target
@@ -134,6 +135,7 @@ class Plan:
     """of the system calls"""
     target: Target
     """what that is read for"""
+    network: NetworkPlan
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -164,6 +166,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         check_room(spec.limits, inputs.grant)
     sources: list[Source] = []
     steps = _make_steps(spec, facts, inputs, who, sources)
+    network = decide_network(spec, facts)
     launch = LaunchPlan(
         sources=tuple(sources),
         root=_make_root(spec, inputs, sources),
@@ -179,6 +182,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         listens=inputs.filters.listens,
         traces=inputs.filters.traces,
         cpus=decide_affinity(spec.limits, enforced_by),
+        gate=network.gate,
         landlock=decide_landlock(
             steps,
             find_bound_files(spec, inputs),
@@ -204,6 +208,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         settings=make_leaf_settings(spec, inputs),
         policy=inputs.policy,
         target=facts.target,
+        network=network,
     )
 
 
@@ -252,7 +257,7 @@ def make_clone_flags(spec: JailSpec, facts: HostFacts) -> int:
         | process.CLONE_NEWUTS
         | process.CLONE_NEWCGROUP
     )
-    if spec.network == "none":
+    if spec.network != "host":
         flags |= process.CLONE_NEWNET
     if facts.time_ns:
         flags |= process.CLONE_NEWTIME
