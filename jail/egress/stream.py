@@ -39,6 +39,7 @@ class _Conversation:
         self._answer, self._stream = answer, stream
         self._sending = trio.Lock()
         self._places = trio.Semaphore(MAX_PIPELINED)
+        self._is_broken = False
         self._read = b""
 
     async def read_questions(self, nursery: trio.Nursery) -> None:
@@ -56,12 +57,17 @@ class _Conversation:
             self._places.release()
 
     async def _send(self, reply: bytes) -> None:
-        try:
-            with trio.fail_after(IDLE_S):
-                async with self._sending:
+        """Whole: behind a part of one, another could not be told from its rest."""
+        async with self._sending:
+            if self._is_broken:
+                return
+            self._is_broken = True
+            try:
+                with trio.fail_after(IDLE_S):
                     await self._stream.send_all(len(reply).to_bytes(2, "big") + reply)
-        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
-            raise _Hung from None
+            except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+                raise _Hung from None
+            self._is_broken = False
 
     async def _receive_question(self) -> bytes | None:
         """None at the end, wherever it comes."""
