@@ -128,6 +128,21 @@ class Landlock(NamedTuple):
     rules: tuple[tuple[str, int], ...]
 
 
+class Gate(NamedTuple):
+    """A network that leads to the supervisor alone: netlink messages, and what they name.
+
+    ``routes`` one by one, ``ruleset`` in one batch; ``log`` is told to the socket that is logged
+    to.
+    """
+
+    routes: tuple[bytes, ...]
+    ruleset: tuple[bytes, ...]
+    log: tuple[bytes, ...]
+    port: int
+    mark: int
+    ipv6: bool
+
+
 class LaunchPlan(NamedTuple):
     """Everything init does, in one value; the zygote itself reads only ``flags`` and the maps."""
 
@@ -151,6 +166,7 @@ class LaunchPlan(NamedTuple):
     cpus: tuple[int, ...] = ()
     """the processors to run on, where nothing stronger than affinity holds it to them"""
     landlock: Landlock | None = None
+    gate: Gate | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Plain lists and maps."""
@@ -166,6 +182,8 @@ class LaunchPlan(NamedTuple):
         if plain["landlock"] is not None:
             *numbers, rules = plain["landlock"]
             plain["landlock"] = Landlock._make((*numbers, tuple(map(tuple, rules))))
+        if plain["gate"] is not None:
+            plain["gate"] = Gate(*plain["gate"])
         return cls(**plain)
 
 

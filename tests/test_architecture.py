@@ -57,6 +57,7 @@ PURE: Final = (
     "jail.launchplan",
     "jail.limit",
     "jail.mechanism",
+    "jail.network.check",
     "jail.network.rule",
     "jail.network.special",
     "jail.network.use",

@@ -1,4 +1,4 @@
-"""Addresses that stay shut unless somebody names them: the host's, its neighbours', nobody's. Pure."""
+"""Addresses that stay shut unless somebody names them. Pure."""
 
 from __future__ import annotations
 

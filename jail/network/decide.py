@@ -1,0 +1,39 @@
+"""Which driver, and what init and the files inside have to know of it. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jail.egress import netlink
+from jail.host import HostFacts
+from jail.launchplan import Gate
+from jail.spec import JailSpec
+
+
+class NetworkPlan(NamedTuple):
+    """Decided before anything is started. ``nameservers`` are those that resolv.conf inside
+    names.
+    """
+
+    driver: str
+    nameservers: tuple[str, ...] = ()
+    gate: Gate | None = None
+
+
+def decide_network(spec: JailSpec, facts: HostFacts) -> NetworkPlan:
+    """HostError where this host can't have it."""
+    if spec.network == "filtered":
+        return NetworkPlan("filtered", (str(netlink.RESOLVER4),), make_gate(facts.ipv6))
+    return NetworkPlan(spec.network)
+
+
+def make_gate(ipv6: bool) -> Gate:
+    """The same for every jail, but for what the kernel has."""
+    return Gate(
+        routes=netlink.make_routes(ipv6),
+        ruleset=netlink.make_ruleset(),
+        log=netlink.make_log_settings(),
+        port=netlink.GATE_PORT,
+        mark=netlink.MARK,
+        ipv6=ipv6,
+    )
