@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,7 +16,6 @@ from jail.egress.opened import Opened
 from jail.egress.resolver import Query, Resolver
 from jail.egress.upstream import Upstream
 from jail.network.rule import AllowList, parse_rule
-from jail.network.special import Address
 from tests.name_server import NameServer, Said, open_name_server
 
 
@@ -49,7 +48,7 @@ def open_desk(
     allow: Iterable[str] = (),
     deny: Iterable[str] = (),
     observe: bool = False,
-    hosts: Mapping[str, Iterable[Address]] | None = None,
+    hosts: Iterable[tuple[str, str]] = (),
 ) -> Desk:
     allowed = AllowList(
         tuple(parse_rule(each, "allow") for each in allow),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import dns.edns
@@ -184,7 +184,7 @@ async def test_localhost_is_the_jail_itself(name: str) -> None:
 
 
 async def test_added_hosts_are_known_and_open_for_ever_if_allowed() -> None:
-    hosts = {"Db.": (ip_address("10.0.0.5"), ip_address("fd00::5")), "x": (ip_address("10.0.0.6"),)}
+    hosts = [("Db.", "10.0.0.5"), ("x", "10.0.0.6"), ("db", "fd00::5")]
     desk = open_desk(("127.0.0.1", 1), allow=["db"], hosts=hosts)
     desk.now_s = 1e12
     assert desk.is_open("10.0.0.5") == desk.is_open("fd00::5") == ("db",)

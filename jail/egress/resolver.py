@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 import dns.rcode
@@ -41,6 +41,9 @@ WHOLE_S: Final = 4.5
 """the C library asks again after five seconds: resolv.conf(5), timeout"""
 MAX_STREAM_BYTES: Final = 65535
 
+Pair = tuple[str, str]
+"""a name and an address"""
+
 LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
@@ -70,8 +73,8 @@ class _Asking:
 class Resolver:
     """Of one jail. ``opened`` goes by trio's clock, as everything here does.
 
-    ``extra_hosts`` are names that nobody has to be asked for; ``own`` the jail's own ones, which
-    nobody has to allow.
+    ``extra_hosts`` are names and addresses that nobody has to be asked for; ``own`` the jail's own
+    ones, which nobody has to allow.
     """
 
     def __init__(
@@ -80,14 +83,14 @@ class Resolver:
         upstreams: Sequence[Upstream],
         opened: Opened,
         note: Callable[[Query], None],
-        extra_hosts: Mapping[str, Iterable[Address]] | None = None,
-        own: Mapping[str, Iterable[Address]] | None = None,
+        extra_hosts: Iterable[Pair] = (),
+        own: Iterable[Pair] = (),
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._allowed, self._upstreams, self._opened = allowed, tuple(upstreams), opened
         self._note, self._clock = note, clock
-        self._extra = _make_hosts(extra_hosts or {})
-        self._own = {"localhost": LOCALHOST, **_make_hosts(own or {})}
+        self._extra = _make_hosts(extra_hosts)
+        self._own = {"localhost": LOCALHOST, **_make_hosts(own)}
         self._bucket = Bucket(PER_SECOND, BURST)
         self._memory = Memory()
         self._asking: dict[tuple[str, RdataType], _Asking] = {}
@@ -221,6 +224,10 @@ class Resolver:
         self._tell(question, decision, replace(outcome, addresses=outcome.left_out))
 
 
-def _make_hosts(hosts: Mapping[str, Iterable[Address]]) -> dict[str, tuple[Address, ...]]:
-    """By names as they are asked for."""
-    return {name.lower().removesuffix("."): tuple(each) for name, each in hosts.items()}
+def _make_hosts(pairs: Iterable[Pair]) -> dict[str, tuple[Address, ...]]:
+    """By names as they are asked for; a name may have several addresses."""
+    hosts: dict[str, tuple[Address, ...]] = {}
+    for name, address in pairs:
+        plain = name.lower().removesuffix(".")
+        hosts[plain] = (*hosts.get(plain, ()), ip_address(address))
+    return hosts

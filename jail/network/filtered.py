@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from jail.egress.egress import Egress
 from jail.egress.opened import Opened
-from jail.egress.resolver import Resolver, read_upstreams
+from jail.egress.resolver import Resolver
+from jail.egress.upstream import read_upstreams
 from jail.network.driver import Link
 from jail.network.rule import DNS_PORT, AllowList
 
@@ -19,7 +20,7 @@ async def open_network(link: Link) -> AsyncGenerator[Egress, None]:
     allowed = AllowList(spec.allow, spec.deny, spec.observe)
     upstreams = tuple((each, DNS_PORT) for each in spec.dns) or read_upstreams()
     opened = Opened()
-    resolver = Resolver(allowed, upstreams, opened, lambda query: None, dict(spec.add_hosts))
+    resolver = Resolver(allowed, upstreams, opened, lambda query: None, spec.add_hosts)
     egress = Egress(allowed, resolver, opened, link.background)
     link.session.expect_gate(egress.attach)
     try:
