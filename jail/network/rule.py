@@ -88,7 +88,9 @@ class AllowList:
 
     def decide_name(self, name: str) -> Decision:
         """Whether its addresses may be asked for."""
-        if (rule := find(self.deny, lambda each: each.is_whole and each.has_name(name))) is not None:
+        if (
+            rule := find(self.deny, lambda each: each.is_whole and each.has_name(name))
+        ) is not None:
             return Decision(False, f"--deny {rule.text}")
         if (rule := find(self.allow, lambda each: each.has_name(name))) is not None:
             return Decision(True, f"--allow {rule.text}")
