@@ -123,7 +123,8 @@ def describe_root(launch: LaunchPlan) -> list[str]:
         kind = f"{launch.sources[root.lower].path}, read-only"
     capped = root.disk_bytes < UNLIMITED_DISK
     size = f"{format_size(root.disk_bytes)}, {root.inodes} inodes" if capped else "unlimited"
-    return [kind, f"written data together: {size}"]
+    own = [f"/{path} of its own, whatever that has there" for path, _ in root.files]
+    return [kind, *own, f"written data together: {size}"]
 
 
 def describe_step(step: Step, launch: LaunchPlan) -> str:

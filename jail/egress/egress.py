@@ -202,8 +202,10 @@ class Inspection:
         if refused.name:
             decision = self._allowed.decide_spoken(refused.name, self._port)
             if not decision.allowed:
-                remedy = "" if decision.reason.startswith("--deny") else (
-                    f"--allow {format_place(refused.name, self._port, 'tcp')}"
+                remedy = (
+                    ""
+                    if decision.reason.startswith("--deny")
+                    else (f"--allow {format_place(refused.name, self._port, 'tcp')}")
                 )
         self._account.refuse(refused.name or "", reason, remedy)
         with suppress(OSError):

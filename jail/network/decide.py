@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jail.egress import netlink
 from jail.host import HostFacts
 from jail.launchplan import Gate
+from jail.network.hosts import OWN_ADDRESS
 from jail.spec import JailSpec
 
 
@@ -18,12 +19,19 @@ class NetworkPlan(NamedTuple):
     driver: str
     nameservers: tuple[str, ...] = ()
     gate: Gate | None = None
+    address: str = OWN_ADDRESS
+    """the jail's own, by its name"""
 
 
 def decide_network(spec: JailSpec, facts: HostFacts) -> NetworkPlan:
     """HostError where this host can't have it."""
     if spec.network == "filtered":
-        return NetworkPlan("filtered", (str(netlink.RESOLVER4),), make_gate(facts.ipv6))
+        return NetworkPlan(
+            "filtered",
+            nameservers=(str(netlink.RESOLVER4),),
+            gate=make_gate(facts.ipv6),
+            address=str(netlink.ADDRESS4),
+        )
     return NetworkPlan(spec.network)
 
 

@@ -37,6 +37,7 @@ from jail.zygote.way import (
     make_way,
     open_mount_point,
     open_source,
+    write_over,
 )
 
 Rung = Callable[[str], AbstractContextManager[None]]
@@ -166,6 +167,8 @@ class Builder:
         for step in self._plan.steps:
             if isinstance(step, Bind | Mount):
                 make_way(lower, upper, step.path)
+        for path, data in self._plan.root.files:
+            write_over(lower, upper, path, data)
         os.close(upper)
         options: dict[str, str | None] = {
             "lowerdir": f"/proc/self/fd/{lower}",
