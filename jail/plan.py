@@ -47,7 +47,7 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
-from jail.network.decide import NetworkPlan, decide_network
+from jail.network.decide import NetworkPlan, decide_network, describe_open_network
 from jail.network.hosts import Files, make_name_files, wants_names
 from jail.policy.filters import Filters
 from jail.policy.load import Policy
@@ -162,13 +162,14 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
     who = user.find_user(spec.user, inputs.passwd, inputs.group)
     ids = decide_ids(spec, facts)
     user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
-    enforced_by = decide_mechanisms(spec, ids, inputs.grant, facts.landlock_abi)
+    network = decide_network(spec, facts)
+    held_by = ids, inputs.grant, facts.landlock_abi, network.driver
+    enforced_by = decide_mechanisms(spec, *held_by)
     check_required(spec.require, enforced_by, inputs.passed_over)
     check_cpus(spec.limits, facts.cpus)
     if inputs.grant is not None:
         check_room(spec.limits, inputs.grant)
     sources: list[Source] = []
-    network = decide_network(spec, facts)
     names = make_name_files(spec, network, inputs.resolv_conf)
     steps = _make_steps(spec, facts, inputs, who, sources, names)
     launch = LaunchPlan(
@@ -293,9 +294,7 @@ def make_warnings(
 
 def make_notes(spec: JailSpec) -> tuple[str, ...]:
     """A sentence for each wall that was asked away."""
-    notes = []
-    if spec.network == "host":
-        notes.append("network host: the host's loopback and LAN are open to the program")
+    notes = list(describe_open_network(spec))
     if spec.seccomp == "unconfined":
         notes.append("seccomp unconfined: the whole system-call surface of the kernel is open")
     return tuple(notes)
