@@ -9,6 +9,10 @@ Its text is given to ``python3 -c``, inside a jail or without one: the standard 
     client.py tls ADDRESS PORT NAME HOST   over TLS; NAME ``-`` is none
     client.py dns SERVER NAME udp|tcp      ask there, whatever resolv.conf says
     client.py look NAME                    getaddrinfo
+    client.py twice NAME PORT              look and connect, and once more
+    client.py race NAME…                   look all up at once; in the order of their answers
+    client.py udp_by_name NAME PORT TEXT   look NAME up, then as udp
+    client.py then NAME ADDRESS PORT       look NAME up, then connect to ADDRESS
     client.py upload|download ADDRESS PORT COUNT
     client.py many ADDRESS PORT COUNT      so many connections at once, each of them used
     client.py slow ADDRESS PORT COUNT      read with pauses and a small buffer
@@ -29,7 +33,7 @@ import time
 from typing import Any
 
 TIMEOUT_S = 8.0
-PAUSE_S = 0.01
+PAUSE_S = 0.0005
 LOOKED: dict[int, str] = {socket.EAI_NONAME: "no name", socket.EAI_AGAIN: "again"}
 
 
@@ -102,6 +106,42 @@ def do_look(name: str) -> list[str]:
     return sorted({str(each[4][0]) for each in found})
 
 
+def do_twice(name: str, port: str) -> list[str]:
+    """The peers' addresses; the second time the name may have become another."""
+    peers = []
+    for _ in range(2):
+        with open_tcp(name, port) as connection:
+            peers.append(connection.getpeername()[0])
+    return peers
+
+
+def do_race(*names: str) -> list[str]:
+    done: list[str] = []
+
+    def look(name: str) -> None:
+        do_look(name)
+        done.append(name)
+
+    run_threads([threading.Thread(target=look, args=[each]) for each in names])
+    return done
+
+
+def do_udp_by_name(name: str, port: str, text: str) -> str:
+    return do_udp(socket.gethostbyname(name), port, text)
+
+
+def run_threads(threads: list[threading.Thread]) -> None:
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+def do_then(name: str, address: str, port: str) -> str:
+    do_look(name)
+    return do_tcp(address, port, "hello")
+
+
 def do_upload(address: str, port: str, count: str) -> list[str]:
     block, digest = os.urandom(1 << 20), hashlib.sha256()
     with open_tcp(address, port) as connection:
@@ -122,8 +162,8 @@ def do_download(address: str, port: str, count: str, small: bool = False) -> lis
         while data := connection.recv(4096 if small else 1 << 20):
             digest.update(data)
             got += len(data)
-            if small and got % 16 == 0:
-                time.sleep(PAUSE_S / 10)
+            if small:
+                time.sleep(PAUSE_S)
     return [str(got), digest.hexdigest()]
 
 
@@ -144,11 +184,7 @@ def do_many(address: str, port: str, count: str) -> list[str]:
         connections[number].sendall(str(number).encode())
         said[number] = connections[number].recv(100).decode()
 
-    threads = [threading.Thread(target=use, args=[n]) for n in range(len(connections))]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    run_threads([threading.Thread(target=use, args=[n]) for n in range(len(connections))])
     return said
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.network.world import World, open_world
@@ -29,3 +31,10 @@ def _leak_oracle(the_world: World, _leak_oracle: None) -> None:
 def world(the_world: World, _leak_oracle: None) -> World:
     the_world.forget()
     return the_world
+
+
+@pytest.fixture(scope="session")
+def clients() -> list[str]:
+    """Options with which httpx can be imported inside."""
+    packages = Path(httpx.__file__).parents[1]
+    return ["-v", f"{packages}:/packages:ro", "-e", "PYTHONPATH=/packages"]

@@ -112,10 +112,11 @@ def run_ip(*lines: str) -> None:
 async def serve(folder: Path, control: socket.socket, uplink_pid: int) -> None:
     """One answer to each message, in order."""
     hosts = Hosts(folder)
+    own_pid = int(os.readlink("/proc/self"))
     told = trio.socket.from_stdlib_socket(control)
     async with trio.open_nursery() as nursery:
         await hosts.start(nursery)
-        await told.send(json.dumps({"uplink": uplink_pid}).encode())
+        await told.send(json.dumps({"uplink": uplink_pid, "hosts": own_pid}).encode())
         while message := await told.recv(MAX_MESSAGE_BYTES):
             order: dict[str, Any] = json.loads(message)
             await told.send(json.dumps(hosts.obey(order)).encode())

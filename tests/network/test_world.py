@@ -25,8 +25,6 @@ def test_jails_run_in_it_and_all_ends_with_it(kind: str, tmp_path: Path) -> None
     if kind == "subuid":
         require("subuid")
     with open_world(kind, tmp_path) as world:
-        status = Path(f"/proc/{world._uplink_pid}/status").read_text()
-        assert "CapAmb:\t0000000000000000" not in status
         own = world.run("grep", "-c", "Cap[IPEA].*:.0000000000000000", "/proc/self/status")
         assert own.stdout == b"4\n"
         done = world.run_jail("--", "cat", "/proc/self/uid_map")

@@ -45,14 +45,16 @@ class Visit(NamedTuple):
 class World:
     """One that is there. ``authority`` is the file of its certificates' authority."""
 
-    def __init__(self, kind: str, folder: Path, control: socket.socket, uplink_pid: int) -> None:
+    def __init__(
+        self, kind: str, folder: Path, control: socket.socket, pids: dict[str, int]
+    ) -> None:
         self.kind, self.folder = kind, folder
         self.authority, self.files = folder / "authority.pem", folder / "files"
-        self._control, self._uplink_pid = control, uplink_pid
+        self._control, self._pids = control, pids
 
-    def enter(self, argv: Sequence[str]) -> list[str]:
-        """``argv`` on the host that runs jails, in the checkout."""
-        nsenter = ["nsenter", "-t", str(self._uplink_pid), "-U", "-n", "-m"]
+    def enter(self, argv: Sequence[str], place: str = "uplink") -> list[str]:
+        """``argv`` on the host that runs jails (or among ``hosts``), in the checkout."""
+        nsenter = ["nsenter", "-t", str(self._pids[place]), "-U", "-n", "-m"]
         return [*nsenter, "--preserve-credentials", "env", "-C", str(CHECKOUT), *argv]
 
     def run(self, *argv: str, stdin: bytes | None = None, timeout_s: float = PATIENCE_S) -> Done:
@@ -120,7 +122,8 @@ def open_world(kind: str, folder: Path) -> Iterator[World]:
             wait_for_namespace(process.pid)
             subids = map_ids(kind, process.pid)
             ours.send(json.dumps({"subids": subids}).encode())
-            yield World(kind, folder, ours, json.loads(ours.recv(MAX_MESSAGE_BYTES))["uplink"])
+            pids = json.loads(ours.recv(MAX_MESSAGE_BYTES))
+            yield World(kind, folder, ours, pids)
         finally:
             ours.shutdown(socket.SHUT_RDWR)
             process.wait(PATIENCE_S)
