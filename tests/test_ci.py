@@ -1,5 +1,6 @@
 """ci/shell hands its command through untouched, nothing is tested as root, nothing is left out."""
 
+import ast
 import os
 import shutil
 import signal
@@ -366,6 +367,32 @@ def wait_for_lines(file: Path, lines: set[str]) -> None:
     while not file.exists() or not lines <= set(file.read_text().splitlines()):
         assert time.monotonic() < deadline, f"not all of {lines}"
         time.sleep(0.01)
+
+
+CLOCKS = {"time", "monotonic", "perf_counter", "current_time", "sleep", "move_on_after"}
+CLOCKS |= {"wall_time_s", "cpu_time_s"}
+
+
+def list_beside() -> list[Path]:
+    """Files with tests that may run while the machine is busy."""
+    own = Path(__file__)
+    return [
+        path
+        for path in sorted((CHECKOUT / "tests").rglob("*.py"))
+        if path != own and "mark.beside" in path.read_text()
+    ]
+
+
+@pytest.mark.parametrize("path", list_beside(), ids=lambda path: path.stem)
+def test_what_runs_beside_others_reads_no_clock(path: Path) -> None:
+    """A verdict on time, or a measured one, would be the machine's. Waiting with a deadline, as
+    :func:`tests.sight.wait_until` does, is fine.
+    """
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert not used & CLOCKS
+    assert "tests/attacks" not in str(path), "there an honest neighbour must be done in time"
 
 
 def test_the_scripts_can_be_called() -> None:
