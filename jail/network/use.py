@@ -1,0 +1,50 @@
+"""What was reached and what was refused: :attr:`jail.Result.network`. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Protocol = Literal["tcp", "udp", "dns"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One thing that was tried, and how often: the same name, address, port, protocol and answer.
+
+    ``reason`` is the rule that allowed it, or why it was refused; ``remedy`` the option that would
+    allow what was refused, "" where none does or should. Bytes are the payload's, as we moved them.
+    """
+
+    protocol: Protocol
+    allowed: bool
+    name: str = ""
+    """what was asked for or spoken: a DNS name, a TLS server name, an HTTP host"""
+    address: str = ""
+    port: int = 0
+    reason: str = ""
+    remedy: str = ""
+    count: int = 1
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkUse:
+    """Of one run. ``partial`` when there was more than the log holds."""
+
+    driver: str = "none"
+    attempts: tuple[Attempt, ...] = field(default=())
+    partial: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "driver": self.driver,
+            "attempts": [each.to_json() for each in self.attempts],
+            "partial": self.partial,
+        }
