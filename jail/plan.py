@@ -187,6 +187,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         listens=inputs.filters.listens,
         traces=inputs.filters.traces,
         cpus=decide_affinity(spec.limits, enforced_by),
+        gate=network.gate,
         landlock=decide_landlock(
             steps,
             find_bound_files(spec, inputs),

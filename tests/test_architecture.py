@@ -18,6 +18,8 @@ import pytest
 
 import jail
 
+pytestmark = pytest.mark.beside
+
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 MAX_LINES: Final = 350
 LONGER: Final = {

@@ -16,6 +16,8 @@ from tests.conftest import OpenJail
 from tests.part import require
 from tests.tree import hash_tree
 
+pytestmark = pytest.mark.beside
+
 MiB = 1024 * 1024
 OWN_ETC = {"passwd", "group", "hosts", "hostname", "nsswitch.conf"}
 DEVICES = {"null", "zero", "full", "random", "urandom", "tty"}
