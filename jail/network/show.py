@@ -26,6 +26,7 @@ def describe_network(spec: JailSpec, network: NetworkPlan) -> Iterator[str]:
     yield KINDS.get(driver, f"{driver}: all that the host reaches, but for its own loopback")
     if driver == "filtered":
         yield from _describe_rules(spec)
+    yield from (f"the host's port {each} leads in" for each in spec.publish)
     yield from (f"{name} is {address}" for name, address in spec.add_hosts)
     if driver != "none":
         asked = ", ".join(find_nameservers(spec, network))
@@ -58,6 +59,7 @@ def list_network(spec: JailSpec, network: NetworkPlan) -> dict[str, Any]:
         "allow": [rule.text for rule in spec.allow],
         "deny": [rule.text for rule in spec.deny],
         "observe": spec.observe,
+        "publish": [str(each) for each in spec.publish],
         "hosts": [list(pair) for pair in spec.add_hosts],
         "nameservers": list(find_nameservers(spec, network)),
     }
