@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 import trio
@@ -23,7 +22,7 @@ from jail.egress.relay import Relay
 from jail.egress.resolver import Query, Resolver
 from jail.egress.upstream import Upstream
 from jail.network.rule import DNS_PORT, AllowList, Decision, Transport, format_place
-from jail.network.special import Address, find_special
+from jail.network.special import find_special
 
 MAX_RELAYS: Final = 1024
 SETTLE_S: Final = 0.5
@@ -63,8 +62,8 @@ class Egress:
             upstreams,
             self._opened,
             self._note_query,
-            group_hosts(hosts),
-            {own.lower(): (ADDRESS4, ADDRESS6)},
+            hosts,
+            [(own.lower(), str(address)) for address in (ADDRESS4, ADDRESS6)],
         )
         self._logs: list[Log] = []
         self._book = Book(lambda: self._logs)
@@ -202,7 +201,7 @@ class Inspection:
         self._allowed, self._port = allowed, flow.target.port
         self._account, self._relay = account, relay
         self._inspector = Inspector(self._is_allowed)
-        relay.inspect, relay.tell, relay.end = self._feed, self._inspector.tell, self._end
+        relay.inspect, relay.tell, relay.end = self._feed, self._tell, self._end
 
     def _is_allowed(self, name: str) -> bool:
         return self._allowed.decide_spoken(name, self._port).allowed
@@ -215,8 +214,15 @@ class Inspection:
         if self._inspector.names:
             self._account.rename(self._inspector.names[0])
         if self._inspector.is_done:
-            self._relay.inspect = self._relay.tell = self._relay.end = None
+            self._relay.inspect = self._relay.end = None
+            self._relay.tell = None
         return passed
+
+    def _tell(self, data: bytes) -> bytes:
+        try:
+            return self._inspector.tell(data)
+        except Refused as refused:
+            raise self._refuse(refused) from None
 
     def _end(self) -> bytes:
         try:
@@ -239,11 +245,3 @@ class Inspection:
         with suppress(OSError):
             self._relay.break_off()
         return ConnectionAbortedError(reason)
-
-
-def group_hosts(hosts: Iterable[tuple[str, str]]) -> dict[str, list[Address]]:
-    """All addresses of each name."""
-    found: dict[str, list[Address]] = {}
-    for name, address in hosts:
-        found.setdefault(name, []).append(ip_address(address))
-    return found

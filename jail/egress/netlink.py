@@ -34,6 +34,7 @@ _REQUEST, _ACK, _CREATE, _APPEND, _EXCL = 1, 4, 0x400, 0x800, 0x200
 _NESTED: Final = 0x8000
 _NEWADDR, _NEWROUTE = 20, 24
 _AF_INET, _AF_INET6 = 2, 10
+_IFA_F_NODAD: Final = 2
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 254, 4, 254, 2
 # linux/netfilter/nfnetlink.h, nf_tables.h
 _SUBSYS_ULOG, _SUBSYS_NFTABLES = 4, 10
@@ -106,7 +107,9 @@ def make_log_settings() -> tuple[bytes, ...]:
 
 
 def _make_address(family: int, address: bytes) -> bytes:
-    head = struct.pack("=BBBBI", family, len(address) * 8, 0, _RT_SCOPE_HOST, _LOOPBACK_INDEX)
+    # Tentative until a worker of the kernel comes by, it couldn't be the route's source yet.
+    flags = _IFA_F_NODAD if family == _AF_INET6 else 0
+    head = struct.pack("=BBBBI", family, len(address) * 8, flags, _RT_SCOPE_HOST, _LOOPBACK_INDEX)
     body = head + _attr(1, address) + _attr(2, address)
     return _message(_NEWADDR, _REQUEST | _ACK | _CREATE | _EXCL, body)
 
