@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jail.egress import netlink
 from jail.host import HostFacts
@@ -11,6 +11,8 @@ from jail.launchplan import Gate
 from jail.network.check import WITH_PORTS
 from jail.network.hosts import OWN_ADDRESS
 from jail.spec import JailSpec
+
+EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 
 
 class NetworkPlan(NamedTuple):
@@ -46,6 +48,9 @@ def describe_open_network(spec: JailSpec) -> Iterator[str]:
             f"network {spec.network}: all that this host can reach, the LAN too, is open to the "
             "program, but for the host's loopback"
         )
+    open_to_all = [str(each) for each in spec.publish if each.ip in EVERY_ADDRESS]
+    if open_to_all:
+        yield f"published to whoever reaches this host: {', '.join(open_to_all)}"
     if spec.observe:
         yield "observe: every name and every ordinary address is open to the program"
 
