@@ -27,6 +27,7 @@ from jail.network.precondition import (
 )
 from jail.network.publish import Publish
 from jail.network.slirpapi import forward_ports, make_socket_path
+from jail.network.uplink import read_uplink6
 from jail.place import find_helpers, read_text
 
 NAME: Final = "slirp4netns"
@@ -41,7 +42,6 @@ NEEDED: Final = (
 )  # fmt: skip
 EXIT_FD: Final = 0
 """its stdin hangs up when we end"""
-_LOOPBACK: Final = "lo"
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,6 @@ def make_way_from(outer: int, pid: int, nsenter: str) -> Way:
 
 def is_ready(said: bytes) -> bool:
     return said == b"1"
-
-
-def has_default_route6(routes: str) -> bool:
-    """By the text of /proc/net/ipv6_route: destination, its length, …, flags, device."""
-    rows = (line.split() for line in routes.splitlines())
-    return any(
-        len(row) == 10 and int(row[0], 16) == 0 and row[1] == "00" and row[9] != _LOOPBACK
-        for row in rows
-    )
 
 
 def read_way(pid: int, needs_files: bool) -> Way:
@@ -160,7 +151,7 @@ async def open_slirp4netns(
     check_target(pid)
     assert program is not None
     api = make_socket_path(runtime_dir, pid) if publishes else None
-    ipv6 = has_default_route6(read_text("/proc/net/ipv6_route"))
+    ipv6 = read_uplink6()
     way = read_way(pid, needs_files=api is not None)
 
     def make_argv(ready_fd: int) -> list[str]:
