@@ -38,6 +38,7 @@ ZONE = make_zone(
     cdn_example_org="20 CNAME edge.example.net.",
     edge_example_net="300 A 198.51.100.8",
     seven_example_org="7 A 198.51.100.9",
+    gone_example_org="3600 CNAME missing.example.org.",
     empty_example_org="TXT nothing",
 )
 
@@ -245,13 +246,14 @@ async def test_lifetimes_are_neither_nothing_nor_for_ever(ttl: int, told: int) -
         assert not desk.is_open(WWW)
 
 
-async def test_that_there_is_nothing_is_not_remembered_for_long() -> None:
+@pytest.mark.parametrize("name", ["missing.example.org", "gone.example.org"])
+async def test_that_there_is_nothing_is_not_remembered_for_long(name: str) -> None:
     async with open_world(ZONE, allow=["*"]) as (desk, server):
         for _ in range(3):
-            await desk.ask("missing.example.org")
+            await desk.ask(name)
         assert len(server.asked) == 1
         desk.now_s += 30
-        await desk.ask("missing.example.org")
+        await desk.ask(name)
         assert len(server.asked) == 2
 
 
@@ -262,12 +264,13 @@ def test_memory_is_bounded_and_holds_neither_failures_nor_monsters() -> None:
         memory.put((str(number), kind), Outcome(dns.rcode.NOERROR, lifetime_s=10), 0.0)
     assert len(memory) == 4
     assert memory.find(("19", kind), 9.0) is not None
-    assert memory.find(("19", kind), 10.0) is None
+    assert memory.find(("18", kind), 10.0) is None
     memory.put(("failed", kind), make_failed("?"), 0.0)
     text = dns.rdata.from_text("IN", "TXT", " ".join(['"' + "x" * 250 + '"'] * 20))
     records = (Records(dns.name.root, dns.rdatatype.RdataType.TXT, (text,)),)
     memory.put(("big", kind), Outcome(dns.rcode.NOERROR, records, 10), 0.0)
     assert memory.find(("failed", kind), 0.0) is memory.find(("big", kind), 0.0) is None
+    assert len(memory) == 3
 
 
 # -- upstream -------------------------------------------------------------------------------------
@@ -548,7 +551,9 @@ def test_whatever_comes_is_a_question_or_is_answered_or_ignored(packet: bytes) -
     assert (found is None) == (echo is None) == bool(is_reply)
     for reply in (found, echo):
         if isinstance(reply, bytes):
-            assert reply[:2] == packet[:2] and reply[2] & 0x80 and reply[3] & 0x0F
+            assert reply[:2] == packet[:2] and reply[2] & 0x80
+    if isinstance(found, bytes):
+        assert dns.message.from_wire(found).rcode() != dns.rcode.NOERROR
     if isinstance(found, Question):
         assert found.name.isascii() and len(found.name) <= 255
         assert 512 <= found.limit_bytes <= 4096
@@ -586,6 +591,14 @@ async def test_heads_that_promise_something_else_are_answered_as_by_any_server(
     reply = await open_desk().resolver.answer(packet)
     assert reply is not None
     assert (reply[:2], reply[3] & 0x0F) == (b"\0\x4d", rcode)
+
+
+@pytest.mark.parametrize("section", ["answer", "authority"])
+async def test_a_question_comes_without_records(section: str) -> None:
+    query = dns.message.make_query("a.org", "A")
+    getattr(query, section).append(dns.rrset.from_text("a.org.", 60, "IN", "A", "192.0.2.1"))
+    reply = await open_desk(allow=["*"]).resolver.answer(query.to_wire())
+    assert reply is not None and dns.message.from_wire(reply).rcode() == dns.rcode.FORMERR
 
 
 async def test_an_answer_is_not_answered() -> None:
