@@ -23,7 +23,8 @@ from jail.egress import resolver as resolver_module
 from jail.egress import stream as stream_module
 from jail.egress import upstream as upstream_module
 from jail.egress.memory import Memory
-from jail.egress.outcome import MAX_LIFETIME_S, MIN_LIFETIME_S, Outcome, Records, make_failed
+from jail.egress.message import Records
+from jail.egress.outcome import MAX_LIFETIME_S, MIN_LIFETIME_S, Outcome, make_failed
 from jail.egress.question import Question, make_echo, parse_question
 from jail.egress.resolver import Query
 from jail.egress.upstream import Upstream, parse_upstreams, read_upstreams
@@ -415,6 +416,7 @@ async def test_a_hundred_questions_wait_their_turn(monkeypatch: pytest.MonkeyPat
 
 async def test_too_many_that_wait_are_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver_module, "WHOLE_S", 0.3)
+    monkeypatch.setattr(resolver_module, "ASKED_BURST", 1000)
     names = [f"n{n}.example.org" for n in range(resolver_module.MAX_WAITING + 10)]
     async with open_world(lambda *_: [], allow=["*"]) as (desk, _):
         replies = await ask_all(desk, names)
@@ -422,6 +424,17 @@ async def test_too_many_that_wait_are_told_to_try_again(monkeypatch: pytest.Monk
         failures = [each.failure for each in desk.told]
         assert failures.count("too many questions at once") == 10
         assert failures.count("no name server answers") == resolver_module.MAX_WAITING
+
+
+async def test_a_flood_of_names_does_not_reach_the_name_servers() -> None:
+    names = [f"n{n}.example.org" for n in range(resolver_module.ASKED_BURST + 20)]
+    async with open_world(ZONE, allow=["*"]) as (desk, server):
+        for name in names:
+            await desk.ask(name)
+        assert len(server.asked) == resolver_module.ASKED_BURST
+        assert [each.failure for each in desk.told][-20:] == ["too many questions at once"] * 20
+        desk.now_s += 1
+        assert (await desk.ask("www.example.org")).rcode() == dns.rcode.NOERROR
 
 
 async def test_a_flood_is_answered_without_a_look_at_it() -> None:
