@@ -314,6 +314,12 @@ async def test_a_truncated_answer_is_asked_for_over_tcp_and_so_is_ours() -> None
         assert len(texts(await desk.send(query, over_tcp=True))) == 60
 
 
+async def test_a_name_server_is_asked_over_ipv6() -> None:
+    async with open_name_server(ZONE, host="::1") as server:
+        desk = open_desk(server.address, allow=["*"])
+        assert texts(await desk.ask("www.example.org")) == ["198.51.100.7"]
+
+
 async def test_twenty_addresses_are_all_open() -> None:
     zone = make_zone(www_example_org=";".join(f"A 198.51.100.{n}" for n in range(20)))
     async with open_world(zone, allow=["www.example.org"]) as (desk, _):
@@ -346,6 +352,11 @@ async def test_where_none_answers_the_answer_is_that_nobody_knows() -> None:
     assert reply.rcode() == dns.rcode.SERVFAIL
     assert desk.told[0].allowed
     assert "refused" in desk.told[0].failure
+
+
+async def test_a_name_server_behind_an_interface_that_is_gone_does_not_answer() -> None:
+    reply = await open_desk(("fe80::1%gone0", 53), allow=["*"]).ask("www.example.org")
+    assert reply.rcode() == dns.rcode.SERVFAIL
 
 
 async def test_a_silent_name_server_costs_its_time_and_the_next_one_answers(
