@@ -60,6 +60,7 @@ class Head(NamedTuple):
 
 def read_head(client: Held, sent: bytes) -> Steps[bytes]:
     """A whole head, without its last CRLF; of which ``sent`` has gone before."""
+    yield from _check_request_line(client, sent)
     seen = 0
     while True:
         end = client.find(_HEAD_END, max(seen - 3, 0), MAX_HELD_BYTES)
@@ -72,6 +73,16 @@ def read_head(client: Held, sent: bytes) -> Steps[bytes]:
         if seen >= MAX_HELD_BYTES:
             raise Unclear("the HTTP request's head is too long")
         yield from wait(client)
+
+
+def _check_request_line(client: Held, sent: bytes) -> Steps[None]:
+    """Before the rest of the head is there: what is no request may go on in another way."""
+    while (end := client.find(_LINE_END, 0, MAX_HELD_BYTES)) is None:
+        if len(client) >= MAX_HELD_BYTES or client.find(_LAX_END, 0, MAX_HELD_BYTES):
+            raise Unclear("the HTTP request's first line is too long, or not ended by CRLF")
+        yield from wait(client)
+    if _REQUEST.fullmatch(sent + client.peek(client.offset(end.start()))) is None:
+        raise Unclear("not a request line of HTTP/1.0 or HTTP/1.1")
 
 
 def parse_head(text: bytes) -> Head:
@@ -167,7 +178,8 @@ def _skip_first_line(client: Held, length: int) -> Steps[int]:
         gone += client.skip(len(piece))
         if is_whole:
             break
-        yield
+        if not len(client):
+            yield
     return gone
 
 

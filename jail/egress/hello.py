@@ -128,6 +128,8 @@ def _read_header(client: Held) -> Steps[tuple[int, int]]:
     """A record's content type and length."""
     yield from wait_for(client, HEADER_BYTES)
     header = client.take(HEADER_BYTES)
+    if header[0] >= 0x80:
+        raise Unclear("an SSL 2 hello, which has no place for a server's name")
     if header[1] != 3 or header[2] > 4:
         raise Unclear("a TLS record of no version that there is")
     return header[0], int.from_bytes(header[3:5])
