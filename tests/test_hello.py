@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 
-from jail.egress.hello import Answer, find_answer, is_tls, parse_hello
+from jail.egress.held import Held
+from jail.egress.hello import Answer, Greeting, is_tls, parse_hello
 from jail.egress.name import Unclear
 from tests.spoken import (
     ALLOWED,
@@ -266,7 +267,8 @@ WARNING: Final = record(b"\x01\x70", 21)
     [
         (b"", Answer.NONE_YET),
         (make_server_hello()[:40], Answer.NONE_YET),
-        (make_server_hello()[:43], Answer.CHOSEN),
+        (make_server_hello()[:-1], Answer.NONE_YET),
+        (make_server_hello(), Answer.CHOSEN),
         (WARNING + make_server_hello(), Answer.CHOSEN),
         (make_server_hello(is_retry=True), Answer.RETRY),
         (WARNING, Answer.NONE_YET),
@@ -279,7 +281,13 @@ WARNING: Final = record(b"\x01\x70", 21)
     ],
 )
 def test_what_the_server_answers(data: bytes, answer: Answer) -> None:
-    assert find_answer(data) is answer
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        server = Held()
+        greeting = Greeting(server)
+        for piece in pieces:
+            server.add(piece)
+            greeting.read()
+        assert greeting.read() is answer
 
 
 def make_contexts() -> dict[str, ssl.SSLContext]:

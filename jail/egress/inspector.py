@@ -70,7 +70,9 @@ class Inspector:
         if self._refused is None and (not self.wants_answers or self._is_over):
             return b""
         self._server.add(data[: max(0, MAX_HELD_BYTES - len(self._server))])
-        return self._go_on()
+        passed = self._go_on()
+        self._server.collect()
+        return passed
 
     def end(self) -> bytes:
         """The client says no more; what was held and may be passed on."""
