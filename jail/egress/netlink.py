@@ -26,6 +26,9 @@ SNAP_BYTES: Final = 160
 """the longest heads of IP and TCP"""
 
 _LOOPBACK_INDEX: Final = 1
+_SEGMENT_BYTES: Final = 1460
+"""what a program says it takes at once, as on any Ethernet: by lo's own 64 KiB a small window would
+stay shut until a timer opens it; larger ones still go as one: RTAX_ADVMSS, GSO"""
 _TABLE: Final = b"jail\0"
 _CHAIN: Final = b"out\0"
 
@@ -119,7 +122,8 @@ def _make_route(family: int, source: bytes) -> bytes:
         "=BBBBBBBBI",
         *(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0),
     )
-    body = head + _attr(4, struct.pack("=I", _LOOPBACK_INDEX)) + _attr(7, source)
+    metrics = _nest(8, _attr(8, struct.pack("=I", _SEGMENT_BYTES)))
+    body = head + _attr(4, struct.pack("=I", _LOOPBACK_INDEX)) + _attr(7, source) + metrics
     return _message(_NEWROUTE, _REQUEST | _ACK | _CREATE | _EXCL, body)
 
 
