@@ -17,6 +17,8 @@ Its text is given to ``python3 -c``, inside a jail or without one: the standard 
     client.py many ADDRESS PORT COUNT      so many connections at once, each of them used
     client.py slow ADDRESS PORT COUNT      read with pauses and a small buffer
     client.py reset ADDRESS PORT           until the other side resets
+    client.py own ADDRESS                  be server and client at once
+    client.py serve PORT TEXT              say TEXT to one client, or datagram
     client.py raw KIND | abstract NAME     sockets of other families
 """
 
@@ -24,6 +26,7 @@ import errno
 import hashlib
 import json
 import os
+import select
 import socket
 import ssl
 import struct
@@ -32,7 +35,7 @@ import threading
 import time
 from typing import Any
 
-TIMEOUT_S = 8.0
+TIMEOUT_S = float(os.environ.get("TIMEOUT_S", "8"))
 PAUSE_S = 0.0005
 LOOKED: dict[int, str] = {socket.EAI_NONAME: "no name", socket.EAI_AGAIN: "again"}
 
@@ -192,6 +195,34 @@ def do_reset(address: str, port: str) -> str:
     with open_tcp(address, port) as connection:
         connection.sendall(b"now")
         return connection.recv(10).decode()
+
+
+def do_own(address: str) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        socket.create_server((address, 0), family=family) as server,
+        open_tcp(address, str(server.getsockname()[1])) as client,
+        server.accept()[0] as accepted,
+    ):
+        client.sendall(b"own")
+        return accepted.recv(10).decode()
+
+
+def do_serve(port: str, text: str) -> str:
+    """By TCP and UDP; the address that the client seems to have."""
+    with (
+        socket.create_server(("", int(port))) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        datagrams.bind(("", int(port)))
+        if server in select.select([server, datagrams], [], [])[0]:
+            accepted, peer = server.accept()
+            with accepted:
+                accepted.sendall(text.encode())
+        else:
+            _, peer = datagrams.recvfrom(100)
+            datagrams.sendto(text.encode(), peer)
+        return str(peer[0])
 
 
 def do_raw(kind: str) -> str:

@@ -84,6 +84,18 @@ class World:
         assert done.status == 0 and done.stdout, done
         return Visit(**json.loads(done.stdout))
 
+    @contextmanager
+    def start_jail(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """``jail run WORDS…`` there, while it lives."""
+        argv = self.enter([sys.executable, "-m", "jail", "run", *words])
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
     def script(self, name: str, *replies: Reply) -> None:
         """What the resolver says to the next queries for that name; the last one stays."""
         self._tell({"do": "script", "name": name, "replies": replies})
