@@ -15,6 +15,7 @@ from jail.source import (
     read_devices,
     read_host_tree,
     read_inside,
+    read_resolv_conf,
     read_rootfs,
     read_source,
     read_throttle,
@@ -55,6 +56,7 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
         policy=policy,
         filters=read_filters(policy, spec, facts),
         throttles=tuple(map(read_throttle, spec.limits.throttles)),
+        resolv_conf="" if spec.network == "none" else read_resolv_conf(),
     )
 
 

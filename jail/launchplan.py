@@ -113,6 +113,8 @@ class Root(NamedTuple):
     inodes: int
     mount_points: tuple[str, ...]
     """top-level directories that the overlay must have; a lower one that isn't one is refused"""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """(path, content) in the overlay, whatever the tree below has by that name"""
 
 
 class Landlock(NamedTuple):
@@ -189,7 +191,7 @@ class LaunchPlan(NamedTuple):
 
 SAMPLE_PLAN = LaunchPlan(
     sources=(Source("/usr", 1, 1),),
-    root=Root(None, False, True, 1, 1, ("proc",)),
+    root=Root(None, False, True, 1, 1, ("proc",), (("etc/hosts", b""),)),
     steps=(
         WriteFiles((("etc/passwd", b""),)),
         MakeLinks((("bin", "usr/bin"),)),

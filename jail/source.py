@@ -33,6 +33,7 @@ ETC_NAMES = (
 )
 ETC_PATTERNS = ("java-*", "perl")
 MAX_PASSWD_BYTES = 1024 * 1024
+MAX_RESOLV_CONF_BYTES = 64 * 1024
 VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 """what becomes of a volume or a root filesystem while a jail is being opened"""
 
@@ -147,6 +148,15 @@ def _add_entry(
         links.append((inside, os.readlink(path)))
     elif os.path.exists(path) and os.access(path, os.R_OK):
         binds.append((inside, read_source(path, "host")))
+
+
+def read_resolv_conf() -> str:
+    """The host's own; "" where it has none, or none for us. It changes with every other wire."""
+    try:
+        with open("/etc/resolv.conf", "rb") as file:
+            return file.read(MAX_RESOLV_CONF_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def read_inside(root: str, path: str) -> str:

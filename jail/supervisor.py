@@ -136,8 +136,10 @@ class Supervisor:
         session = Session(ours)
         if plan.launch.listens and not plan.launch.program_filter:
             session.expect_listener()
+        if plan.launch.gate is not None:
+            session.expect_gate()
         try:
-            async with open_background() as background:
+            async with open_background() as background, AsyncExitStack() as after:
                 background.start_soon(session.read)
                 # A plan waits in the socket for the one who reads it, if there is room for it.
                 early = len(plan.frame) <= PLAN_ROOM_BYTES
@@ -150,6 +152,7 @@ class Supervisor:
                     with closing(jail):
                         if not early:
                             await session.send_frame(plan.frame)
+                        await jail.open_network(after, self.facts)
                         if settings is None:
                             await jail.wait_built()
                         else:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from jail import JailSpec, SpecError, make_spec
+from jail import HostError, JailSpec, SpecError, make_spec
+from jail.explain import format_plan, format_plan_json
+from jail.kernel import process
+from jail.launchplan import Root
 from jail.network.check import MAX_HOSTS, MAX_NAMESERVERS, NETWORKS
 from jail.network.rule import MAX_RULES, Rule, parse_rule
+from tests.test_plan import plan, see
 from tests.test_spec import assert_clear
 
 ALLOW = parse_rule("example.org:443", "allow")
@@ -165,3 +170,86 @@ def test_a_spec_made_by_hand_is_held_to_the_same(options: dict[str, Any]) -> Non
     with pytest.raises(SpecError) as caught:
         JailSpec(**options)
     assert_clear(caught.value)
+
+
+# -- the plan -------------------------------------------------------------------------------------
+
+HELD = {
+    "none": "namespace",
+    "host": "none",
+    "pasta": "namespace+pasta",
+    "slirp4netns": "namespace+slirp4netns",
+    "filtered": "namespace+filter",
+}
+
+
+@pytest.mark.parametrize("network", HELD)
+def test_what_holds_a_network_is_named(network: str) -> None:
+    made = plan(network=network)
+    assert made.enforced_by["network"] == HELD[network]
+    assert bool(made.clone_flags & process.CLONE_NEWNET) == (network != "host")
+    for mechanism in ("namespace", "filter"):
+        if mechanism in HELD[network].split("+"):
+            plan(network=network, require={"network": mechanism})
+        else:
+            with pytest.raises(HostError, match=f"network={mechanism}"):
+                plan(network=network, require={"network": mechanism})
+
+
+def test_what_a_network_opens_is_noted() -> None:
+    for network, words in {
+        "none": (),
+        "filtered": (),
+        "host": ("loopback", "LAN"),
+        "pasta": ("pasta", "LAN", "host's loopback"),
+        "slirp4netns": ("slirp4netns", "LAN"),
+    }.items():
+        notes = [each for each in plan(network=network).notes if "network" in each]
+        assert len(notes) == bool(words)
+        for word in words:
+            assert word in notes[0]
+    assert any("observe" in each for each in plan(observe=True).notes)
+
+
+def test_the_files_of_a_root_filesystem_are_its_own_only_with_a_network() -> None:
+    dirs = frozenset({"proc", "dev", "tmp", "work", "etc"})
+
+    def make_root(**options: Any) -> Root:
+        return plan(rootfs=see("/r"), dirs=dirs, read_only=True, **options).launch.root
+
+    for bare in (make_root(), make_root(network="none")):
+        assert (bare.files, bare.overlay) == ((), False)
+    for root in (
+        make_root(network="host"),
+        make_root(network="filtered"),
+        make_root(add_host=["a:1.2.3.4"]),
+    ):
+        assert {"etc/hosts", "etc/hostname"} <= dict(root.files).keys()
+        assert root.overlay
+    assert plan(network="host").launch.root.files == ()
+
+
+def test_explain_tells_the_rules_and_who_is_asked() -> None:
+    made = plan(
+        allow=["*.example.org:443", "10.1.0.0/16/udp"],
+        deny=["bad.example.org"],
+        dns=["1.1.1.1"],
+        add_host=["db:10.1.2.3"],
+    )
+    text = format_plan(made)
+    for line in (
+        "filtered: only our own process is reached, which reaches what is allowed",
+        "refuse bad.example.org by TCP and UDP",
+        "allow *.example.org:443 by TCP",
+        "allow 10.1.0.0/16 by UDP",
+        "refuse all else at once",
+        "db is 10.1.2.3",
+        "names: asked of 10.0.2.3",
+        "that is us, and we ask 1.1.1.1",
+    ):
+        assert f"  {line}\n" in text
+    told = json.loads(format_plan_json(made))
+    assert told["network"]["allow"] == ["*.example.org:443", "10.1.0.0/16/udp"]
+    assert told["gate"] is True
+    assert "none: lo alone" in format_plan(plan())
+    assert "whom the host asks" in format_plan(plan(network="host"))

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ import pytest
 
 from tests.command import PATIENCE_S, Done, run_jail, start_jail
 from tests.part import require
+from tests.sight import wait_until
+
+pytestmark = pytest.mark.beside
 
 SOCKETS = """
 import socket, sys
@@ -365,17 +367,14 @@ def test_a_policy_is_not_touched_where_nothing_was_learned(policy: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_who_learns_may_be_ended(number: signal.Signals, folder: Path) -> None:
+async def test_who_learns_may_be_ended(number: signal.Signals, folder: Path) -> None:
     """And with it all that it watched, which the oracle looks for."""
     policy, sign = folder / "my.toml", folder / "out"
     sign.mkdir()
     sign.chmod(0o777)
     words = ("-o", str(policy), "-v", f"{sign}:/out", "--", "sh", "-c", "echo >/out/x; sleep 60")
     with start_jail("learn", *words, command="policy", stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (sign / "x").exists():
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.01)
+        await wait_until(lambda: (sign / "x").exists(), "it has begun", PATIENCE_S)
         process.send_signal(number)
         process.wait(PATIENCE_S)
     assert process.returncode == (128 + number if number == signal.SIGINT else -number)

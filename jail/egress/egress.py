@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 import trio
@@ -15,12 +16,14 @@ from jail.egress.book import Account, Book, Key, Log
 from jail.egress.datagram import Counter, Datagrams
 from jail.egress.gate import Gate, Injector, is_own_address
 from jail.egress.inspector import Inspector, Refused
+from jail.egress.netlink import ADDRESS4, ADDRESS6
 from jail.egress.opened import Opened
 from jail.egress.packet import Flow
 from jail.egress.relay import Relay
-from jail.egress.resolver import Resolver
-from jail.network.rule import AllowList, Decision, Transport, format_place
-from jail.network.special import find_special
+from jail.egress.resolver import Query, Resolver
+from jail.egress.upstream import Upstream
+from jail.network.rule import DNS_PORT, AllowList, Decision, Transport, format_place
+from jail.network.special import Address, find_special
 
 MAX_RELAYS: Final = 1024
 SETTLE_S: Final = 0.5
@@ -37,15 +40,34 @@ class Permit:
 
 
 class Egress:
-    """Owns what init hands over: :meth:`attach`. Its tasks end with ``background``."""
+    """Owns what init hands over: :meth:`attach`. Its tasks end with ``background``; then it must be
+    closed.
+
+    ``hosts`` are names and addresses that nobody has to be asked for; ``own`` is the jail's name.
+    """
+
+    driver = "filtered"
 
     def __init__(
-        self, allowed: AllowList, resolver: Resolver, opened: Opened, background: Background
+        self,
+        allowed: AllowList,
+        upstreams: Sequence[Upstream],
+        hosts: Iterable[tuple[str, str]],
+        own: str,
+        background: Background,
     ) -> None:
-        self._allowed, self._resolver, self._opened = allowed, resolver, opened
-        self._background = background
+        self._allowed, self._background = allowed, background
+        self._opened = Opened()
+        self._resolver = Resolver(
+            allowed,
+            upstreams,
+            self._opened,
+            self._note_query,
+            group_hosts(hosts),
+            {own.lower(): (ADDRESS4, ADDRESS6)},
+        )
         self._logs: list[Log] = []
-        self.book = Book(lambda: self._logs)
+        self._book = Book(lambda: self._logs)
         self._relays: set[Relay] = set()
         self._gate: Gate | None = None
         self._datagrams: Datagrams | None = None
@@ -124,7 +146,13 @@ class Egress:
             decision.reason,
             decision.remedy,
         )
-        return decision, self.book.note(key)
+        return decision, self._book.note(key)
+
+    def _note_query(self, query: Query) -> None:
+        remedy = "" if query.allowed else query.remedy
+        reason = query.failure or query.reason
+        key = Key("dns", query.allowed, query.name, "", DNS_PORT, reason, remedy)
+        self._book.note(key)
 
     async def _resolve(self, question: bytes) -> bytes | None:
         return await self._resolver.answer(question, over_tcp=False)
@@ -202,10 +230,20 @@ class Inspection:
         if refused.name:
             decision = self._allowed.decide_spoken(refused.name, self._port)
             if not decision.allowed:
-                remedy = "" if decision.reason.startswith("--deny") else (
-                    f"--allow {format_place(refused.name, self._port, 'tcp')}"
+                remedy = (
+                    ""
+                    if decision.reason.startswith("--deny")
+                    else (f"--allow {format_place(refused.name, self._port, 'tcp')}")
                 )
         self._account.refuse(refused.name or "", reason, remedy)
         with suppress(OSError):
             self._relay.break_off()
         return ConnectionAbortedError(reason)
+
+
+def group_hosts(hosts: Iterable[tuple[str, str]]) -> dict[str, list[Address]]:
+    """All addresses of each name."""
+    found: dict[str, list[Address]] = {}
+    for name, address in hosts:
+        found.setdefault(name, []).append(ip_address(address))
+    return found

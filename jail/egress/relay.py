@@ -112,7 +112,6 @@ class Relay:
         sink.shutdown(socket.SHUT_WR)
 
 
-
 async def _send_all(sink: socket.socket, data: memoryview | bytes) -> None:
     """What the socket doesn't take at once is copied: the buffer is everybody's."""
     try:

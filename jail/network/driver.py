@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from jail.background import Background
 from jail.egress.book import Log
-from jail.errors import JailError
 from jail.host import HostFacts
 from jail.network.decide import NetworkPlan
 from jail.session import Session
@@ -29,7 +26,7 @@ MODULES: Final = {
 class Link:
     """What a driver is given of a jail whose namespaces are there, and in which nothing runs yet.
 
-    ``fail`` ends the jail, as a failure of the sandbox.
+    ``pid`` is its init's. Where the network fails later: ``session.give_up(HelperError(…))``.
     """
 
     spec: JailSpec
@@ -37,8 +34,6 @@ class Link:
     facts: HostFacts
     pid: int
     session: Session
-    background: Background
-    fail: Callable[[JailError], None]
 
 
 class Network(Protocol):

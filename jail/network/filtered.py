@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from jail.background import open_background
 from jail.egress.egress import Egress
-from jail.egress.opened import Opened
-from jail.egress.resolver import Resolver, read_upstreams
+from jail.egress.upstream import read_upstreams
 from jail.network.driver import Link
 from jail.network.rule import DNS_PORT, AllowList
 
@@ -18,12 +18,12 @@ async def open_network(link: Link) -> AsyncGenerator[Egress, None]:
     spec = link.spec
     allowed = AllowList(spec.allow, spec.deny, spec.observe)
     upstreams = tuple((each, DNS_PORT) for each in spec.dns) or read_upstreams()
-    opened = Opened()
-    resolver = Resolver(allowed, upstreams, opened, lambda query: None, dict(spec.add_hosts))
-    egress = Egress(allowed, resolver, opened, link.background)
-    link.session.expect_gate(egress.attach)
-    try:
-        yield egress
-    finally:
-        await egress.drain()
-        egress.close()
+    async with open_background() as background:
+        egress = Egress(allowed, upstreams, spec.add_hosts, spec.hostname, background)
+        try:
+            link.session.gate.attach(egress.attach)
+            yield egress
+        finally:
+            await egress.drain()
+            background.end()
+            egress.close()

@@ -21,7 +21,7 @@ from jail.agent import filter, server, wire
 from jail.kernel import landlock, mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import Landlock, LaunchPlan
-from jail.zygote import leaf, link
+from jail.zygote import gate, leaf, link
 from jail.zygote.fsops import Builder
 from jail.zygote.way import IN_ROOT, RefusedError
 

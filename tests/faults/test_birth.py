@@ -85,6 +85,7 @@ HARMLESS: Final[dict[str, str]] = {
     "getsockname": "looks",
     "getsockopt": "looks",
     "gettid": "looks, and can't fail",
+    "umask": "can't fail: umask(2)",
     "rt_sigprocmask": "can't fail with a mask that is one",
     "restart_syscall": "a poll that went on after the tracer came",
     **dict.fromkeys(("brk", "mmap", "mprotect", "munmap", "madvise", "futex"), "Python's memory"),
