@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 import trio
@@ -23,7 +22,7 @@ from jail.egress.relay import Relay
 from jail.egress.resolver import Query, Resolver
 from jail.egress.upstream import Upstream
 from jail.network.rule import DNS_PORT, AllowList, Decision, Transport, format_place
-from jail.network.special import Address, find_special
+from jail.network.special import find_special
 
 MAX_RELAYS: Final = 1024
 SETTLE_S: Final = 0.5
@@ -63,8 +62,8 @@ class Egress:
             upstreams,
             self._opened,
             self._note_query,
-            group_hosts(hosts),
-            {own.lower(): (ADDRESS4, ADDRESS6)},
+            hosts,
+            [(own, str(ADDRESS4)), (own, str(ADDRESS6))],
         )
         self._logs: list[Log] = []
         self._book = Book(lambda: self._logs)
@@ -239,11 +238,3 @@ class Inspection:
         with suppress(OSError):
             self._relay.break_off()
         return ConnectionAbortedError(reason)
-
-
-def group_hosts(hosts: Iterable[tuple[str, str]]) -> dict[str, list[Address]]:
-    """All addresses of each name."""
-    found: dict[str, list[Address]] = {}
-    for name, address in hosts:
-        found.setdefault(name, []).append(ip_address(address))
-    return found

@@ -35,6 +35,8 @@ _NESTED: Final = 0x8000
 _NEWADDR, _NEWROUTE = 20, 24
 _AF_INET, _AF_INET6 = 2, 10
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 254, 4, 254, 2
+_IFA_F_NODAD: Final = 2
+"""without it the address is tentative, even on lo, until a worker of the kernel comes by"""
 # linux/netfilter/nfnetlink.h, nf_tables.h
 _SUBSYS_ULOG, _SUBSYS_NFTABLES = 4, 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
@@ -106,7 +108,8 @@ def make_log_settings() -> tuple[bytes, ...]:
 
 
 def _make_address(family: int, address: bytes) -> bytes:
-    head = struct.pack("=BBBBI", family, len(address) * 8, 0, _RT_SCOPE_HOST, _LOOPBACK_INDEX)
+    size, nobody_else = len(address) * 8, _IFA_F_NODAD if family == _AF_INET6 else 0
+    head = struct.pack("=BBBBI", family, size, nobody_else, _RT_SCOPE_HOST, _LOOPBACK_INDEX)
     body = head + _attr(1, address) + _attr(2, address)
     return _message(_NEWADDR, _REQUEST | _ACK | _CREATE | _EXCL, body)
 
