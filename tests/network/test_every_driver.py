@@ -14,13 +14,12 @@ import pytest
 from tests.network import place
 from tests.network.option import allow
 from tests.network.uplink import ABSTRACT
-from tests.network.world import CLIENT, World
+from tests.network.world import CLIENT, PYTHON, WITH_CLIENT, World
 from tests.part import require
 from tests.sight import find_children, find_marked
 
 PATIENCE_S: Final = 20.0
 PORT: Final = 8080
-CLIENT_ARGV: Final = ("/usr/bin/python3", "-c", CLIENT)
 
 
 class Driver(NamedTuple):
@@ -141,8 +140,8 @@ def test_the_result_names_the_driver(world: World, driver: Driver, options: list
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_published_port_leads_in(world: World, helped: list[str], protocol: str) -> None:
     publish = ["-p", f"127.0.0.1:{PORT}:9090/{protocol}"]
-    argv = (*CLIENT_ARGV, "serve", "9090", "from inside")
-    with world.start_jail(*helped, *publish, "--", *argv) as process:
+    argv = (PYTHON, CLIENT, "serve", "9090", "from inside")
+    with world.start_jail(*WITH_CLIENT, *helped, *publish, "--", *argv) as process:
         deadline, said = time.monotonic() + PATIENCE_S, None
         while said != "from inside":
             assert time.monotonic() < deadline and process.poll() is None, process.communicate()
