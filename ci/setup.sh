@@ -105,6 +105,7 @@ prepare_as_root() {
     is_ready || prepare_host
     copy_tree "$CHECKOUT" "$TREE" "$CI_USER:$CI_USER"
     make_runtime_dir
+    open_tun
     describe_user
     is_ready || prepare_venv
     : >"$VENV.ready" # a new date: it is in use
@@ -242,6 +243,15 @@ copy_tree() {
 make_runtime_dir() {
     local dir=$RUNTIME_DIR/${PLACE##*/}
     [ -d "$dir" ] || { mkdir -p "$RUNTIME_DIR" && install -d -m 0700 -o "$CI_USER" -g "$CI_USER" "$dir"; }
+}
+
+# The device that slirp4netns and pasta make a jail's network of. udev's own rules (50-udev-default)
+# open it to everybody, since a device made by it is nothing without CAP_NET_ADMIN in a network
+# namespace; a container without udev has it as root made it, or not at all.
+open_tun() {
+    [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } \
+        || say "going on without /dev/net/tun: it could not be made"
+    [ ! -c /dev/net/tun ] || chmod 0666 /dev/net/tun
 }
 
 # AS_USER: goes before a command that the user shall run. What a login would give, and nothing of

@@ -63,7 +63,7 @@ class Egress:
             self._opened,
             self._note_query,
             hosts,
-            [(own, str(ADDRESS4)), (own, str(ADDRESS6))],
+            [(own.lower(), str(address)) for address in (ADDRESS4, ADDRESS6)],
         )
         self._logs: list[Log] = []
         self._book = Book(lambda: self._logs)
@@ -201,7 +201,7 @@ class Inspection:
         self._allowed, self._port = allowed, flow.target.port
         self._account, self._relay = account, relay
         self._inspector = Inspector(self._is_allowed)
-        relay.inspect, relay.tell, relay.end = self._feed, self._inspector.tell, self._end
+        relay.inspect, relay.tell, relay.end = self._feed, self._tell, self._end
 
     def _is_allowed(self, name: str) -> bool:
         return self._allowed.decide_spoken(name, self._port).allowed
@@ -214,8 +214,15 @@ class Inspection:
         if self._inspector.names:
             self._account.rename(self._inspector.names[0])
         if self._inspector.is_done:
-            self._relay.inspect = self._relay.tell = self._relay.end = None
+            self._relay.inspect = self._relay.end = None
+            self._relay.tell = None
         return passed
+
+    def _tell(self, data: bytes) -> bytes:
+        try:
+            return self._inspector.tell(data)
+        except Refused as refused:
+            raise self._refuse(refused) from None
 
     def _end(self) -> bytes:
         try:

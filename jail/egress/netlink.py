@@ -26,6 +26,9 @@ SNAP_BYTES: Final = 160
 """the longest heads of IP and TCP"""
 
 _LOOPBACK_INDEX: Final = 1
+_SEGMENT_BYTES: Final = 1460
+"""what a program says it takes at once, as on any Ethernet: by lo's own 64 KiB a small window would
+stay shut until a timer opens it; larger ones still go as one: RTAX_ADVMSS, GSO"""
 _TABLE: Final = b"jail\0"
 _CHAIN: Final = b"out\0"
 
@@ -34,9 +37,8 @@ _REQUEST, _ACK, _CREATE, _APPEND, _EXCL = 1, 4, 0x400, 0x800, 0x200
 _NESTED: Final = 0x8000
 _NEWADDR, _NEWROUTE = 20, 24
 _AF_INET, _AF_INET6 = 2, 10
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 254, 4, 254, 2
 _IFA_F_NODAD: Final = 2
-"""without it the address is tentative, even on lo, until a worker of the kernel comes by"""
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 254, 4, 254, 2
 # linux/netfilter/nfnetlink.h, nf_tables.h
 _SUBSYS_ULOG, _SUBSYS_NFTABLES = 4, 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
@@ -108,8 +110,9 @@ def make_log_settings() -> tuple[bytes, ...]:
 
 
 def _make_address(family: int, address: bytes) -> bytes:
-    size, nobody_else = len(address) * 8, _IFA_F_NODAD if family == _AF_INET6 else 0
-    head = struct.pack("=BBBBI", family, size, nobody_else, _RT_SCOPE_HOST, _LOOPBACK_INDEX)
+    # Tentative until a worker of the kernel comes by, it couldn't be the route's source yet.
+    flags = _IFA_F_NODAD if family == _AF_INET6 else 0
+    head = struct.pack("=BBBBI", family, len(address) * 8, flags, _RT_SCOPE_HOST, _LOOPBACK_INDEX)
     body = head + _attr(1, address) + _attr(2, address)
     return _message(_NEWADDR, _REQUEST | _ACK | _CREATE | _EXCL, body)
 
@@ -119,7 +122,8 @@ def _make_route(family: int, source: bytes) -> bytes:
         "=BBBBBBBBI",
         *(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0),
     )
-    body = head + _attr(4, struct.pack("=I", _LOOPBACK_INDEX)) + _attr(7, source)
+    metrics = _nest(8, _attr(8, struct.pack("=I", _SEGMENT_BYTES)))
+    body = head + _attr(4, struct.pack("=I", _LOOPBACK_INDEX)) + _attr(7, source) + metrics
     return _message(_NEWROUTE, _REQUEST | _ACK | _CREATE | _EXCL, body)
 
 

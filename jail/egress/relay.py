@@ -33,8 +33,11 @@ class Relay:
         self._on_sent, self._on_received = on_sent, on_received
         self.inspect: Filter | None = None
         """what the program says goes through this, until it is taken away; it may raise"""
-        self.tell: Callable[[bytes], None] | None = None
-        """is shown what the program is told, meanwhile"""
+        self.tell: Filter | None = None
+        """is shown what the program is told, meanwhile; gives what the program said before, and may
+        go on now"""
+        self._turn = trio.Lock()
+        """whoever has it says something to the target"""
         self.end: Callable[[], bytes] | None = None
         """what is left when the program says no more"""
         self.said_all = trio.Event()
@@ -97,18 +100,29 @@ class Relay:
             if is_sending and self.inspect is not None:
                 data = self.inspect(bytes(data))
             elif not is_sending and self.tell is not None:
-                self.tell(bytes(data))
+                held = self.tell(bytes(data))
+                self._on_sent(len(held))
+                await self._say(held)
             count(len(data))
-            await _send_all(sink, data)
+            if is_sending and (self.tell is not None or self._turn.locked()):
+                await self._say(data)
+            else:
+                await _send_all(sink, data)
             turn += size
             if turn >= TURN_BYTES:
                 turn = 0
                 await trio.lowlevel.checkpoint()
 
+    async def _say(self, data: memoryview | bytes) -> None:
+        """To the target, while there are two who may: in the order of what they have."""
+        if data:
+            async with self._turn:
+                await _send_all(self._outside, data)
+
     async def _finish(self, sink: socket.socket, is_sending: bool) -> None:
         """The other side is told that nothing more will come: shutdown(2)."""
         if is_sending and self.end is not None:
-            await _send_all(sink, self.end())
+            await self._say(self.end())
         sink.shutdown(socket.SHUT_WR)
 
 

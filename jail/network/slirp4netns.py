@@ -1,0 +1,140 @@
+"""slirp4netns makes a jail's network: a tap device with a TCP/IP stack of its own behind it.
+
+The jail is 10.0.2.100 there, fd00::/64 where the host has IPv6. The host's loopback is shut, and
+so is what the program itself could reach: its sandbox and its filter of system calls are on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from jail.errors import HostError
+from jail.network.helper import Helper, OnDeath, open_helper
+from jail.network.nameserver import choose_nameservers
+from jail.network.precondition import (
+    Features,
+    check_ports,
+    check_target,
+    check_tun,
+    read_features,
+    require_program,
+)
+from jail.network.publish import Publish
+from jail.network.slirpapi import forward_ports, make_socket_path
+from jail.place import read_text
+
+NAME: Final = "slirp4netns"
+INTERFACE: Final = "eth0"
+MTU: Final = 65520
+NAMESERVER: Final = "10.0.2.3"
+NAMESERVER6: Final = "fd00::3"
+AGE: Final = "slirp4netns 1.1 or later"
+NEEDED: Final = (
+    "--api-socket", "--configure", "--disable-host-loopback", "--enable-ipv6", "--enable-sandbox",
+    "--enable-seccomp", "--exit-fd", "--mtu", "--ready-fd",
+)  # fmt: skip
+EXIT_FD: Final = 0
+"""its stdin hangs up when we end"""
+_LOOPBACK: Final = "lo"
+
+
+def make_command(
+    program: str,
+    pid: int,
+    ready_fd: int,
+    *,
+    sandbox: bool = True,
+    ipv6: bool = False,
+    api: Path | None = None,
+) -> list[str]:
+    """Attached to the namespaces of ``pid``; a ``1`` written to ``ready_fd`` when ready."""
+    return [
+        program, "--configure", f"--mtu={MTU}", "--disable-host-loopback", "--enable-seccomp",
+        *(["--enable-sandbox"] if sandbox else []),
+        *(["--enable-ipv6"] if ipv6 else []),
+        *([f"--api-socket={api}"] if api else []),
+        f"--ready-fd={ready_fd}", f"--exit-fd={EXIT_FD}", str(pid), INTERFACE,
+    ]  # fmt: skip
+
+
+def is_ready(said: bytes) -> bool:
+    return said == b"1"
+
+
+def has_default_route6(routes: str) -> bool:
+    """By the text of /proc/net/ipv6_route: destination, its length, …, flags, device."""
+    rows = (line.split() for line in routes.splitlines())
+    return any(
+        len(row) == 10 and int(row[0], 16) == 0 and row[1] == "00" and row[9] != _LOOPBACK
+        for row in rows
+    )
+
+
+def maps_root(uid_map: str) -> bool:
+    """Whether a user namespace has an id 0."""
+    return any(line.split()[0] == "0" for line in uid_map.splitlines())
+
+
+def read_nameservers() -> tuple[str, ...]:
+    """What the jail's resolv.conf has to name."""
+    return choose_nameservers(read_text("/etc/resolv.conf"), NAMESERVER, NAMESERVER6)
+
+
+def refuse_ipv6(publishes: tuple[Publish, ...]) -> None:
+    """It listens on IPv4 alone: a port of every address is one of every IPv4 address here."""
+    for each in publishes:
+        if ":" in each.ip:
+            raise HostError(
+                f"publish {each}: slirp4netns publishes IPv4 addresses only",
+                step="publish",
+                remedy="Publish an IPv4 address, or use --network pasta.",
+            )
+
+
+async def probe(program: str) -> Features:
+    """What the installed slirp4netns can do; HostError where it is broken or too old."""
+    return await read_features(NAME, program, NEEDED, AGE)
+
+
+@asynccontextmanager
+async def open_slirp4netns(
+    program: str | None,
+    pid: int,
+    publishes: tuple[Publish, ...],
+    on_death: OnDeath,
+    runtime_dir: Path,
+) -> AsyncGenerator[Helper, None]:
+    """The network of the jail whose init is ``pid``, for the length of the block.
+
+    Init must not have changed its ids yet: from then on its namespaces are closed to us.
+    ``runtime_dir`` is ours alone: a socket by which it can be told things lies there while ports
+    are published. What is wrong comes as HostError or HelperError; a death in the block goes to
+    ``on_death``.
+    """
+    path = require_program(NAME, program)
+    check_tun()
+    refuse_ipv6(publishes)
+    check_ports(publishes)
+    await probe(path)
+    check_target(pid)
+    assert program is not None
+    api = make_socket_path(runtime_dir, pid) if publishes else None
+    ipv6 = has_default_route6(read_text("/proc/net/ipv6_route"))
+    # To set its sandbox up it becomes id 0 of the jail's, if that is mapped, and as such it can't
+    # write where the socket has to be.
+    sandbox = api is None and maps_root(read_text(f"/proc/{pid}/uid_map"))
+
+    def make_argv(ready_fd: int) -> list[str]:
+        return make_command(path, pid, ready_fd, sandbox=sandbox, ipv6=ipv6, api=api)
+
+    try:
+        async with open_helper(NAME, make_argv, is_ready, on_death) as helper:
+            if api is not None:
+                await forward_ports(api, publishes)
+            yield helper
+    finally:
+        if api is not None:
+            api.unlink(missing_ok=True)
