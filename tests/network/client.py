@@ -20,9 +20,11 @@ Inside a jail or without one; the standard library alone.
     client.py reset ADDRESS PORT           until the other side resets
     client.py own ADDRESS                  be server and client at once
     client.py serve PORT TEXT              say TEXT to one client, or datagram
+    client.py sweep PORT ADDRESS…          what each says by TCP and by UDP
     client.py raw KIND | abstract NAME     sockets of other families
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -235,6 +237,15 @@ def do_serve(port: str, text: str) -> str:
             _, peer = datagrams.recvfrom(100)
             datagrams.sendto(text.encode(), peer)
         return str(peer[0])
+
+
+def do_sweep(port: str, *addresses: str) -> dict[str, str]:
+    said = {}
+    for address in addresses:
+        for name, do in (("tcp", do_tcp), ("udp", do_udp)):
+            with contextlib.suppress(OSError):
+                said[f"{name} {address}"] = do(address, port, "x")
+    return said
 
 
 def do_raw(kind: str) -> str:

@@ -84,10 +84,11 @@ def test_curl_gets_what_is_long_or_comes_in_pieces(
 def test_curl_posts_with_expect_continue_and_keeps_the_connection(
     world: World, options: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "data").write_bytes(b"x" * 2_000_000)
-    url, data = "http://site.test/sum", ("--data-binary", f"@{tmp_path}/data")
+    file = tmp_path / "data"
+    file.write_bytes(b"x" * 2_000_000)
+    url, data = "http://site.test/sum", ("--data-binary", f"@{file}")
     argv = ("curl", "-sS", "--max-time", "20", *data, url, url)
-    inside = run(world, [*options, "-v", f"{tmp_path}:{tmp_path}:ro"], allow("site.test"), *argv)
+    inside = run(world, [*options, "-v", f"{file}:{file}:ro"], allow("site.test"), *argv)
     assert len(inside.stdout) == 128 and inside.stdout == world.run(*argv).stdout
     connections = [e for e in at(world.read_seen(), place.SITE, place.SITE6) if "host" not in e]
     assert len(connections) == 2  # one from each
