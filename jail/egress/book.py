@@ -22,6 +22,7 @@ class Key(NamedTuple):
     port: int
     reason: str
     remedy: str
+    spoken: str = ""
 
 
 @dataclass
@@ -79,10 +80,8 @@ class Account:
 
     def rename(self, name: str) -> None:
         """It was spoken to by another name than it was opened by: said once, before any byte."""
-        if name == self._key.name:
-            return
-        moved = self._key._replace(name=name[:MAX_NAME_CHARS])
-        self._recount(moved)
+        if name not in (self._key.name, self._key.spoken):
+            self._recount(self._key._replace(spoken=name[:MAX_NAME_CHARS]))
 
     def refuse(self, name: str, reason: str, remedy: str) -> None:
         """It was allowed, and what was said over it is not."""

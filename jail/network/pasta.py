@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from jail.network.driver import Link
 from jail.network.helper import STDOUT, Helper, OnDeath, open_helper
-from jail.network.nameserver import choose_nameservers
+from jail.network.nameserver import NAMESERVERS, choose_nameservers
 from jail.network.precondition import (
     Features,
     check_ports,
@@ -27,8 +28,7 @@ from jail.place import read_text
 NAME: Final = "pasta"
 INTERFACE: Final = "eth0"
 MTU: Final = 65520
-NAMESERVER: Final = "169.254.1.1"
-NAMESERVER6: Final = "fd00:6a::53"
+NAMESERVER, NAMESERVER6 = NAMESERVERS[NAME]
 AGE: Final = "passt of March 2023 or later"
 NEEDED: Final = (
     "--config-net", "--dns-forward", "--foreground", "--mtu", "--no-map-gw", "--ns-ifname", "--pid",
@@ -97,3 +97,11 @@ async def open_pasta(
 
     async with open_helper(NAME, make_argv, is_ready, on_death, STDOUT) as helper:
         yield helper
+
+
+@asynccontextmanager
+async def open_network(link: Link) -> AsyncGenerator[None, None]:
+    """The driver of a jail's network: see :class:`jail.network.driver.Driver`."""
+    program = link.facts.helpers.get(NAME)
+    async with open_pasta(program, link.pid, link.spec.publish, link.fail):
+        yield None

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from jail.errors import HostError
+from jail.host import open_runtime_dir
+from jail.network.driver import Link
 from jail.network.helper import Helper, OnDeath, open_helper
-from jail.network.nameserver import choose_nameservers
+from jail.network.nameserver import NAMESERVERS, choose_nameservers
 from jail.network.precondition import (
     Features,
     check_ports,
@@ -29,8 +31,7 @@ from jail.place import read_text
 NAME: Final = "slirp4netns"
 INTERFACE: Final = "eth0"
 MTU: Final = 65520
-NAMESERVER: Final = "10.0.2.3"
-NAMESERVER6: Final = "fd00::3"
+NAMESERVER, NAMESERVER6 = NAMESERVERS[NAME]
 AGE: Final = "slirp4netns 1.1 or later"
 NEEDED: Final = (
     "--api-socket", "--configure", "--disable-host-loopback", "--enable-ipv6", "--enable-sandbox",
@@ -138,3 +139,11 @@ async def open_slirp4netns(
     finally:
         if api is not None:
             api.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def open_network(link: Link) -> AsyncGenerator[None, None]:
+    """The driver of a jail's network: see :class:`jail.network.driver.Driver`."""
+    program, runtime_dir = link.facts.helpers.get(NAME), open_runtime_dir(link.facts)
+    async with open_slirp4netns(program, link.pid, link.spec.publish, link.fail, runtime_dir):
+        yield None
