@@ -212,8 +212,7 @@ class Inspection:
             passed = self._inspector.feed(data)
         except Refused as refused:
             raise self._refuse(refused) from None
-        if self._inspector.names:
-            self._account.rename(self._inspector.names[0])
+        self._account.hear(self._inspector.names)
         if self._inspector.is_done:
             self._relay.inspect = self._relay.end = None
             self._relay.tell = None
