@@ -114,6 +114,15 @@ TABLE: list[tuple[dict[str, Any], str, int | None, str]] = [
     ({"distro": ("arch",)}, "landlock", codes.EOPNOTSUPP,
      "sudo grub-mkconfig -o /boot/grub/grub.cfg"),
     ({"kernel": (5, 15, 0)}, "landlock", codes.ENOSYS, "sudo reboot"),
+    # What the network “filtered” is made of.
+    ({}, "gate rules", codes.ENOENT,
+     "sudo modprobe -a nf_tables nft_tproxy nft_reject_inet nft_limit nft_log"),
+    ({}, "gate rules", codes.EPROTONOSUPPORT,
+     "printf '%s\\n' nf_tables nft_tproxy nft_reject_inet nft_limit nft_log | "
+     "sudo tee /etc/modules-load.d/jail.conf"),
+    ({}, "gate log", codes.EINVAL, "sudo modprobe -a nfnetlink_log"),
+    (UBUNTU, "gate rules", codes.EPERM,
+     "sudo apparmor_parser -r /etc/apparmor.d/jail-python"),
     # Containers.
     (DOCKER, "clone", codes.EPERM,
      "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"

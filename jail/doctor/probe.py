@@ -85,6 +85,7 @@ PROBES = (
     Probe("seccomp listener", "seccomp listener", "the supervisor's say in single calls"),
     Probe("landlock", "landlock", "a second wall around files and signals"),
     Probe("pidfd exit status", "pidfd info", "a program's end told by the kernel, not the agent"),
+    Probe("filtered network", "gate rules", "networks with an allow-list"),
     Probe("newuidmap", "newuidmap", _IDS, 1),
     Probe("newgidmap", "newgidmap", _IDS, 1),
     Probe("/dev/net/tun", "/dev/net/tun", _NETWORK, 1),
@@ -156,6 +157,7 @@ def make_setting(facts: HostFacts, timeout_s: float = PROBE_TIMEOUT_S) -> dict[s
         "controllers": sorted(own.controllers) if own else [],
         "cgroup_flaw": flaw,
         "buses": list(facts.buses) if facts.systemd else [],
+        "ipv6": facts.ipv6,
         "helper_timeout_s": timeout_s * 0.6,  # so that a helper's end is told before ours
     }
 

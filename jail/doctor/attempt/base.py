@@ -38,6 +38,7 @@ class Setting:
     cgroup_flaw: str = ""
     buses: list[str] = field(default_factory=list)
     helper_timeout_s: float = 3.0
+    ipv6: bool = True
 
 
 class AbsentError(Exception):

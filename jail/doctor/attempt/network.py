@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, enter
+from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError, at, enter
+from jail.doctor.attempt.namespace import try_loopback
 from jail.doctor.attempt.program import ask_version
 
 Open = Callable[[str, int], AbstractAsyncContextManager[Any]]
@@ -31,6 +32,16 @@ def try_slirp4netns(setting: Setting) -> str:
         return open_slirp4netns(program, pid, (), _forget, Path(os.devnull))
 
     return _try("slirp4netns", open_, setting)
+
+
+def try_filtered(setting: Setting) -> str:
+    """All that init does for it, in a network that is thrown away."""
+    from jail.network.decide import make_gate
+    from jail.zygote.gate import open_gate
+
+    try_loopback(setting)
+    open_gate(make_gate(setting.ipv6), at)
+    return ""
 
 
 def _try(name: str, open_: Open, setting: Setting) -> str:
@@ -86,4 +97,8 @@ def _forget(_: str) -> None:
     """It has made its network; what comes after is no question here."""
 
 
-ATTEMPTS: dict[str, Attempt] = {"pasta": try_pasta, "slirp4netns": try_slirp4netns}
+ATTEMPTS: dict[str, Attempt] = {
+    "filtered network": try_filtered,
+    "pasta": try_pasta,
+    "slirp4netns": try_slirp4netns,
+}

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jail.doctor.cause import cgroup, identity, mount, namespace, resource
+from jail.doctor.cause import cgroup, gate, identity, mount, namespace, resource
 from jail.doctor.cause.base import Cause, Failure
 from jail.host import HostFacts
 
 __all__ = ["Cause", "find_cause"]
 
-RULES = (*resource.RULES, *cgroup.RULES, *identity.RULES, *mount.RULES, *namespace.RULES)
+RULES = (
+    *resource.RULES,
+    *cgroup.RULES,
+    *identity.RULES,
+    *mount.RULES,
+    *namespace.RULES,
+    *gate.RULES,
+)
 
 
 def find_cause(step: str, errno: int | None, facts: HostFacts) -> Cause | None:

@@ -50,7 +50,12 @@ class Failure:
     def needs_capability(self) -> bool:
         """The step is done with the rights that a user namespace gives."""
         inside = {"uid_map", "gid_map", "setgroups", "sethostname", "lo up", "capset"}
-        return self.makes_namespace or self.is_mount or self.step in inside
+        return self.makes_namespace or self.is_mount or self.is_gate or self.step in inside
+
+    @property
+    def is_gate(self) -> bool:
+        """A step of what the network ``filtered`` is made of."""
+        return self.step.split(" ")[0] == "gate"
 
 
 Rule = Callable[[Failure], Cause | None]
