@@ -123,6 +123,23 @@ async def test_a_fact_that_nobody_waits_for_breaks_the_jail(proc: Path, what: st
     assert hostile.was_killed
 
 
+async def test_a_gate_that_nobody_waits_for_breaks_the_jail(proc: Path) -> None:
+    """And its descriptors are closed: a second one, or that of a jail without such a network."""
+    before = count_fds()
+
+    async def answer(agent: HostileAgent) -> None:
+        _, fds = await agent.take()
+        await agent.say(wire.Gated(), *([fds[0]] * wire.FDS[wire.Gated]))
+        for fd in fds:
+            os.close(fd)
+
+    result, hostile = await run_against(proc, answer)
+    assert result.verdict is Verdict.IE
+    assert "Gated that nobody asked for" in result.message
+    assert hostile.was_killed
+    assert count_fds() == before
+
+
 async def test_an_end_while_the_program_runs_is_a_lie(proc: Path) -> None:
     """AG-07, AG-08."""
 
