@@ -16,7 +16,7 @@ from jail.errors import JailError, SpecError
 from jail.network.option import add_network_options, read_network_words
 from jail.policy.command import add_policy_commands, run_policy
 from jail.result import Result, make_failure
-from jail.say import complain, complain_of, tell_denied, tell_end
+from jail.say import complain, complain_of, tell_denied, tell_end, tell_needed, tell_unreached
 from jail.stats.command import add_commands, run_on_living
 
 FAILED = 125
@@ -270,9 +270,7 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
             if result is None:  # explained
                 return 0
             if not reports.owns_stdout:
-                tell_end(result)
-                if args.explain_denied:
-                    tell_denied(result)
+                tell_all(result, args)
         try:
             reports.write(result)
         except BrokenPipeError:
@@ -281,6 +279,17 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
             complain(f"the result can't be written: {error.strerror}")
             return FAILED
         return result.exit_status
+
+
+def tell_all(result: Result, args: argparse.Namespace) -> None:
+    """As much of it as was asked for."""
+    tell_end(result)
+    if args.explain_denied:
+        tell_denied(result)
+    if args.explain_denied or args.observe:
+        tell_unreached(result)
+    if args.observe:
+        tell_needed(result)
 
 
 def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:

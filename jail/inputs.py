@@ -20,6 +20,7 @@ from jail.source import (
     read_source,
     read_throttle,
     read_top_dirs,
+    read_uplink,
 )
 from jail.spec import JailSpec
 from jail.user import HOST_GROUP, HOST_PASSWD
@@ -57,6 +58,7 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
         filters=read_filters(policy, spec, facts),
         throttles=tuple(map(read_throttle, spec.limits.throttles)),
         resolv_conf="" if spec.network == "none" else read_resolv_conf(),
+        has_uplink=spec.network != "slirp" or read_uplink(),
     )
 
 

@@ -110,6 +110,8 @@ class Inputs:
     throttles: tuple[DeviceThrottle, ...] = ()
     resolv_conf: str = ""
     """the host's own, where the jail has a network"""
+    has_uplink: bool = True
+    """it has a default route"""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
     who = user.find_user(spec.user, inputs.passwd, inputs.group)
     ids = decide_ids(spec, facts)
     user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
-    network = decide_network(spec, facts)
+    network = decide_network(spec, facts, inputs.resolv_conf, inputs.has_uplink)
     held_by = ids, inputs.grant, facts.landlock_abi, network.driver
     enforced_by = decide_mechanisms(spec, *held_by)
     check_required(spec.require, enforced_by, inputs.passed_over)

@@ -33,8 +33,10 @@ from jail.network.check import (
     choose_network,
     make_hosts,
     make_nameservers,
+    make_publishes,
     make_rules,
 )
+from jail.network.publish import Publish
 from jail.network.rule import Rule
 from jail.units import parse_size
 
@@ -89,6 +91,8 @@ class JailSpec:
     """what it shuts, whatever allows it"""
     observe: bool = False
     """it lets every name pass, to see which rules would be needed"""
+    publish: tuple[Publish, ...] = ()
+    """ports of the host's that lead in"""
     add_hosts: tuple[Pair, ...] = ()
     """(name, address), for /etc/hosts"""
     dns: tuple[str, ...] = ()
@@ -155,6 +159,7 @@ def make_spec(
     allow: Iterable[str | Rule] = (),
     deny: Iterable[str | Rule] = (),
     observe: bool = False,
+    publish: Iterable[str | Publish] = (),
     add_host: Iterable[str] | Mapping[str, str] = (),
     dns: Iterable[str] = (),
     seccomp: str | os.PathLike[str] = "default",
@@ -191,6 +196,7 @@ def make_spec(
         allow=rules[0],
         deny=rules[1],
         observe=observe,
+        publish=make_publishes(publish),
         add_hosts=make_hosts(add_host),
         dns=make_nameservers(dns),
         seccomp=check_host_path(seccomp, "seccomp"),

@@ -62,6 +62,8 @@ PURE: Final = (
     "jail.network.check",
     "jail.network.decide",
     "jail.network.hosts",
+    "jail.network.nameserver",
+    "jail.network.publish",
     "jail.network.rule",
     "jail.network.show",
     "jail.network.special",

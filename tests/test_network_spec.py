@@ -11,7 +11,8 @@ from jail import HostError, JailSpec, SpecError, make_spec
 from jail.explain import format_plan, format_plan_json
 from jail.kernel import process
 from jail.launchplan import Root
-from jail.network.check import MAX_HOSTS, MAX_NAMESERVERS, NETWORKS
+from jail.network.check import MAX_HOSTS, MAX_NAMESERVERS, NETWORKS, WITH_PORTS
+from jail.network.publish import Publish
 from jail.network.rule import MAX_RULES, Rule, parse_rule
 from tests.test_plan import plan, see
 from tests.test_spec import assert_clear
@@ -87,6 +88,17 @@ def test_a_nameserver_on_the_host_s_loopback_is_asked_by_the_host_alone() -> Non
             make_spec(network=network, dns=["127.0.0.53"])
 
 
+@pytest.mark.parametrize("network", WITH_PORTS)
+def test_ports_are_docker_s_and_need_a_way_in(network: str) -> None:
+    spec = make_spec(network=network, publish=["8080:80", Publish("127.0.0.1", 53, 53, "udp")])
+    assert spec.publish == (Publish("", 8080, 80), Publish("127.0.0.1", 53, 53, "udp"))
+    assert len(make_spec(network=network, publish=["8000-8010:9000-9010"]).publish) == 11
+    for other in (None, *set(NETWORKS) - set(WITH_PORTS)):
+        with pytest.raises(SpecError, match="no way in") as caught:
+            make_spec(network=other, publish=["8080:80"])
+        assert_clear(caught.value, "slirp, pasta, slirp4netns")
+
+
 WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"allow": "a.org"}, ("allow", "list")),
     ({"allow": [5]}, ("allow", "no text")),
@@ -124,6 +136,12 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"add_host": {"db": 5}}, ("db", "no text")),
     ({"add_host": {5: "10.1.2.3"}}, ("add_host", "no text")),
     ({"add_host": [f"n{n}:10.1.2.3" for n in range(MAX_HOSTS + 1)]}, (str(MAX_HOSTS),)),
+    ({"publish": "80:80", "network": "pasta"}, ("publish", "list")),
+    ({"publish": ["80"], "network": "pasta"}, ("publish", "'80'")),
+    ({"publish": [80], "network": "pasta"}, ("publish", "no text")),
+    ({"publish": ["80:80", "80:81"], "network": "pasta"}, ("publish", "same port")),
+    ({"publish": ["80:80", "1.2.3.4:80:81"], "network": "pasta"}, ("publish", "same port")),
+    ({"publish": ["80-90:80-90", "85:1"], "network": "slirp"}, ("publish", "same port")),
     ({"dns": ["1.1.1.1"]}, ("dns", "none")),
     ({"dns": "1.1.1.1", "network": "pasta"}, ("dns", "list")),
     ({"dns": ["one.one"], "network": "pasta"}, ("dns", "'one.one'")),
@@ -160,6 +178,14 @@ def test_what_can_t_be_meant_is_one_clear_line(
         {"add_hosts": (("A", "1.2.3.4"),)},
         {"add_hosts": (("a", "1.2.3.4", "5"),)},
         {"add_hosts": ("ab",)},
+        {"publish": (Publish("", 80, 80),)},
+        {"network": "pasta", "publish": [Publish("", 80, 80)]},
+        {"network": "pasta", "publish": ("80:80",)},
+        {"network": "pasta", "publish": (Publish("", 0, 80),)},
+        {"network": "pasta", "publish": (Publish("", 80, 70000),)},
+        {"network": "pasta", "publish": (Publish("x", 80, 80),)},
+        {"network": "pasta", "publish": (Publish("", 80, 80, "sctp"),)},  # type: ignore[arg-type]
+        {"network": "pasta", "publish": (Publish("", 80, 80), Publish("::", 80, 81))},
         {"network": "pasta", "dns": ["1.1.1.1"]},
         {"network": "pasta", "dns": ("2001:DB8::1",)},
         {"network": "pasta", "dns": (5,)},
@@ -252,4 +278,8 @@ def test_explain_tells_the_rules_and_who_is_asked() -> None:
     assert told["network"]["allow"] == ["*.example.org:443", "10.1.0.0/16/udp"]
     assert told["gate"] is True
     assert "none: lo alone" in format_plan(plan())
+    served = plan(network="pasta", publish=["8080:80", "127.0.0.1:53:53/udp"])
+    assert "  the host's port 127.0.0.1:53:53/udp leads in\n" in format_plan(served)
+    notes = [each for each in served.notes if "published" in each]
+    assert notes == ["published to whoever reaches this host: 8080:80/tcp"]
     assert "whom the host asks" in format_plan(plan(network="host"))

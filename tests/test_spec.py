@@ -282,7 +282,7 @@ words = st.sampled_from(
         "rootfs", "volumes", "tmpfs", "env", "workdir", "user", "hostname", "read_only", "network",
         "seccomp", "userns", "require", "limits", "memory", "cpu_time", "wall_time", "pids_limit",
         "output_limit", "disk", "ulimits", "anything", "allow", "deny", "observe",
-        "add_host", "dns",
+        "add_host", "dns", "publish",
     ]
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jail.check import check_bool, check_choice, check_list, check_text, show
 from jail.errors import SpecError
+from jail.network.publish import Publish, parse_publish, refuse_overlaps
 from jail.network.rule import MAX_RULES, Rule, parse_name, parse_rule
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ def make_nameservers(addresses: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def make_publishes(ports: Any) -> tuple[Publish, ...]:
+    """Of docker's ``[IP:]HOST:JAIL[/udp]``; a range is one for each port of it."""
+    found: list[Publish] = []
+    for each in check_list(ports, "publish"):
+        found += (each,) if isinstance(each, Publish) else parse_publish(each)
+    return tuple(found)
+
+
 def check_network(spec: JailSpec) -> None:
     """SpecError for what can't be meant, or not together."""
     network = check_choice(spec.network, NETWORKS, "network")
@@ -73,6 +82,11 @@ def check_network(spec: JailSpec) -> None:
     _check_rules(spec.deny, "deny")
     _check_hosts(spec.add_hosts)
     _check_nameservers(spec.dns)
+    _check_publishes(spec.publish)
+    if spec.publish and network not in WITH_PORTS:
+        raise SpecError(
+            f"publish: network {network} has no way in; that is {', '.join(WITH_PORTS)}"
+        )
     for word in ("allow", "deny", "observe"):
         if getattr(spec, word) and network != "filtered":
             raise SpecError(f"{word}: network {network} has no rules; that is network filtered")
@@ -114,6 +128,17 @@ def _check_nameservers(addresses: object) -> None:
     for each in addresses:
         if str(_parse_address(each, "dns")) != each:
             raise SpecError(f"dns: {show(each)} is not how this address is written")
+
+
+def _check_publishes(publishes: object) -> None:
+    if not isinstance(publishes, tuple):
+        raise SpecError(f"publish: {show(publishes)} is no tuple; make_spec takes lists")
+    for each in publishes:
+        if not isinstance(each, Publish):
+            raise SpecError(f"publish: {show(each)} is no Publish; make_spec takes texts")
+        if parse_publish(str(each)) != (each,):
+            raise SpecError(f"publish: {show(each)} can't be meant")
+    refuse_overlaps(publishes)
 
 
 def _check_pair(name: object, address: object) -> Pair:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from jail.egress.book import Log
+from jail.errors import HelperError
 from jail.host import HostFacts
 from jail.network.decide import NetworkPlan
 from jail.session import Session
@@ -26,7 +27,7 @@ MODULES: Final = {
 class Link:
     """What a driver is given of a jail whose namespaces are there, and in which nothing runs yet.
 
-    ``pid`` is its init's. Where the network fails later: ``session.give_up(HelperError(…))``.
+    ``pid`` is its init's, which waits for its plan where a helper program has to come first.
     """
 
     spec: JailSpec
@@ -34,6 +35,10 @@ class Link:
     facts: HostFacts
     pid: int
     session: Session
+
+    def fail(self, message: str) -> None:
+        """The network is no more: that ends the jail, as a failure of the sandbox."""
+        self.session.give_up(HelperError(message))
 
 
 class Network(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Final, NamedTuple
 import trio
 
 from jail.background import open_background
-from jail.errors import HelperError, blame_host, make_line
+from jail.errors import HelperError, HostError, blame_host, make_line
 
 READY_TIMEOUT_S: Final = 10.0
 WORDS_TIMEOUT_S: Final = 1.0
@@ -34,6 +35,9 @@ MAX_READY_BYTES: Final = 64
 CHUNK_BYTES: Final = 65536
 STDOUT: Final = 1
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
+
+# What pasta says, after each line, on a host without a syslog.
+_NOISE: Final = re.compile(r"Failed to send [0-9]+ bytes to syslog", re.ASCII)
 
 MakeArgv = Callable[[int], Sequence[str]]
 IsReady = Callable[[bytes], bool]
@@ -95,7 +99,7 @@ class Helper:
         on_death(self._describe_end())
 
     async def wait_ready(self, is_ready: IsReady) -> None:
-        """Until it has said so, or HelperError: it died, said something else, or nothing."""
+        """Until it has said so. HostError: it died; HelperError: it said another thing, or none."""
         said = b""
         with trio.move_on_after(READY_TIMEOUT_S):
             while not is_ready(said):
@@ -104,7 +108,7 @@ class Helper:
                 data = await _read(self._ready, MAX_READY_BYTES - len(said))
                 if not data:
                     await self._dead.wait()
-                    raise HelperError(self._describe_end())
+                    raise HostError(self._describe_end(), step=f"{self.name} start")
                 said += data
             self._ready.close()
             return
@@ -145,7 +149,8 @@ class Words:
     def line(self) -> str:
         """Printable, and not a long one."""
         lines = (self._head + self._tail).decode(errors="replace").splitlines()
-        line = make_line("; ".join(filter(None, map(str.strip, lines))))
+        lines = [each.strip() for each in lines if not _NOISE.fullmatch(each)]
+        line = make_line("; ".join(filter(None, lines)))
         half = SAID_CHARACTERS // 2
         return line if len(line) <= SAID_CHARACTERS else f"{line[:half]} … {line[-half:]}"
 

@@ -57,12 +57,21 @@ def choose_resolv_conf(spec: JailSpec, network: NetworkPlan, host_conf: str) -> 
     In a network of the jail's own the host's search list is kept, for its names are reached by it.
     Not where an allow-list decides: there each of them would be one more question to refuse.
     """
-    nameservers = network.nameservers or spec.dns
+    nameservers = find_nameservers(spec, network)
     if spec.network == "host" and not nameservers:
         return host_conf
     kept = () if spec.network == "filtered" else _keep_lines(host_conf)
     lines = [*(f"nameserver {each}" for each in nameservers), *kept]
     return "".join(f"{line}\n" for line in lines)
+
+
+def find_nameservers(spec: JailSpec, network: NetworkPlan) -> tuple[str, ...]:
+    """Those that are asked from inside; where an allow-list decides, it is we who ask the others.
+    None are the host's own.
+    """
+    if spec.network == "filtered":
+        return network.nameservers
+    return spec.dns or network.nameservers
 
 
 def _keep_lines(host_conf: str) -> Iterator[str]:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+NAMESERVERS: Final = {
+    "pasta": ("169.254.1.1", "fd00:6a::53"),
+    "slirp4netns": ("10.0.2.3", "fd00::3"),
+}
+"""inside, who is asked by IPv4 and by IPv6"""
 
 
 def choose_nameservers(resolv_conf: str, ipv4: str, ipv6: str) -> tuple[str, ...]:

@@ -7,11 +7,16 @@ from typing import Any, Final
 
 from jail.network.check import NETWORKS
 
-WORDS: Final = ("network", "allow", "deny", "observe", "add_host", "dns")
+WORDS: Final = ("network", "allow", "deny", "observe", "publish", "add_host", "dns")
 """of ``make_spec``, by the same names"""
 REPEATED: Final = (
     (("--allow",), "RULE", "open NAME[:PORT], *.NAME[:PORT] or NETWORK[:PORT]; implies filtered"),
     (("--deny",), "RULE", "shut it, whatever allows it; without /tcp or /udp both"),
+    (
+        ("-p", "--publish"),
+        "[IP:]HOST:JAIL[/udp]",
+        "a port of the host's leads to one of the jail's; with slirp, pasta or slirp4netns",
+    ),
     (("--add-host",), "NAME:IP", "a line of /etc/hosts"),
     (("--dns",), "IP", "whom to ask for names (default: the host's own)"),
 )

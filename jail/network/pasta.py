@@ -8,11 +8,13 @@ address (``--no-map-gw``) and spliced from the jail's (``-T``, ``-U``): pasta(1)
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from jail.errors import HostError
+from jail.network.driver import Link
 from jail.network.helper import STDOUT, Helper, OnDeath, open_helper
-from jail.network.nameserver import choose_nameservers
+from jail.network.nameserver import NAMESERVERS, choose_nameservers
 from jail.network.precondition import (
     Features,
     check_ports,
@@ -22,13 +24,13 @@ from jail.network.precondition import (
     require_program,
 )
 from jail.network.publish import Publish
+from jail.network.uplink import read_uplink
 from jail.place import read_text
 
 NAME: Final = "pasta"
 INTERFACE: Final = "eth0"
 MTU: Final = 65520
-NAMESERVER: Final = "169.254.1.1"
-NAMESERVER6: Final = "fd00:6a::53"
+NAMESERVER, NAMESERVER6 = NAMESERVERS[NAME]
 AGE: Final = "passt of March 2023 or later"
 NEEDED: Final = (
     "--config-net", "--dns-forward", "--foreground", "--mtu", "--no-map-gw", "--ns-ifname", "--pid",
@@ -95,5 +97,23 @@ async def open_pasta(
     def make_argv(ready_fd: int) -> list[str]:
         return make_command(path, pid, publishes, ready_fd)
 
-    async with open_helper(NAME, make_argv, is_ready, on_death, STDOUT) as helper:
-        yield helper
+    async with AsyncExitStack() as stack:
+        helper = open_helper(NAME, make_argv, is_ready, on_death, STDOUT)
+        try:
+            opened = await stack.enter_async_context(helper)
+        except HostError as error:
+            raise error if read_uplink() else blame_uplink(error) from None
+        yield opened
+
+
+def blame_uplink(error: HostError) -> HostError:
+    """A version that wants an interface to copy says little more than that it can't use it."""
+    return HostError(f"no interface here has a default route: {error}", step=f"{NAME} uplink")
+
+
+@asynccontextmanager
+async def open_network(link: Link) -> AsyncGenerator[None, None]:
+    """The driver of a jail's network: see :class:`jail.network.driver.Driver`."""
+    program = link.facts.helpers.get(NAME)
+    async with open_pasta(program, link.pid, link.spec.publish, link.fail):
+        yield None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from jail.network.hosts import find_nameservers
+
 if TYPE_CHECKING:
     from jail.network.decide import NetworkPlan
     from jail.network.rule import Rule
@@ -24,9 +26,10 @@ def describe_network(spec: JailSpec, network: NetworkPlan) -> Iterator[str]:
     yield KINDS.get(driver, f"{driver}: all that the host reaches, but for its own loopback")
     if driver == "filtered":
         yield from _describe_rules(spec)
+    yield from (f"the host's port {each} leads in" for each in spec.publish)
     yield from (f"{name} is {address}" for name, address in spec.add_hosts)
     if driver != "none":
-        asked = ", ".join(network.nameservers or spec.dns)
+        asked = ", ".join(find_nameservers(spec, network))
         yield f"names: asked of {asked or 'whom the host asks'}"
     if driver == "filtered":
         yield f"that is us, and we ask {', '.join(spec.dns) or 'whom the host asks'}"
@@ -56,6 +59,7 @@ def list_network(spec: JailSpec, network: NetworkPlan) -> dict[str, Any]:
         "allow": [rule.text for rule in spec.allow],
         "deny": [rule.text for rule in spec.deny],
         "observe": spec.observe,
+        "publish": [str(each) for each in spec.publish],
         "hosts": [list(pair) for pair in spec.add_hosts],
-        "nameservers": list(network.nameservers or spec.dns),
+        "nameservers": list(find_nameservers(spec, network)),
     }

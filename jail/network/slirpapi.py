@@ -65,7 +65,7 @@ async def _ask(path: Path, publish: Publish) -> bytes:
     answer = b""
     try:
         with trio.fail_after(ANSWER_TIMEOUT_S):
-            async with await trio.open_unix_socket(str(path)) as stream:
+            async with await _connect(path) as stream:
                 await stream.send_all(make_request(publish))
                 await stream.send_eof()
                 async for data in stream:
@@ -77,6 +77,15 @@ async def _ask(path: Path, publish: Publish) -> bytes:
     except (OSError, trio.BrokenResourceError) as error:
         raise HelperError(f"publish {publish}: slirp4netns: {error}") from error
     return answer
+
+
+async def _connect(path: Path) -> trio.SocketStream:
+    """An old one is ready before it listens."""
+    while True:
+        try:
+            return await trio.open_unix_socket(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            await trio.sleep(0.005)
 
 
 def _describe(said: dict[str, Any]) -> str:
