@@ -8,7 +8,9 @@ request's first line, which a server that forgets to read it would take for one.
 
 Two ways lead out of the stream, both only when the server has agreed: `Upgrade: websocket`, and
 CONNECT, whose tunnel begins with anything. As answers aren't followed, only the first request's
-is known for sure; so these two may only be the first.
+is known for sure; so these two may only be the first. Any other upgrade may be asked for, as Java
+does with h2c in every first request, and is not followed: if the server agrees, what is said then
+(HTTP/2's `PRI * HTTP/2.0`, a TLS hello) is no request, and is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from jail.egress.held import MAX_HELD_BYTES, Held, Steps, find, skip
-from jail.egress.name import Unclear, parse_authority
+from jail.egress.name import Cut, Unclear, parse_authority
 
 BLANK: Final = rb"\t\n\x0b\x0c\r\x1c-\x1f \x85\xa0"
 """what some server or other splits a request line at: Python's str.split() has them all"""
@@ -86,10 +88,9 @@ def parse_head(text: bytes) -> Head:
     name = _decide_name(method, target, _get_all(fields, b"host"))
     length = _decide_length(fields, is_old=minor == b"0")
     upgrades = _get_all(fields, b"upgrade")
-    if upgrades and [each.lower() for each in upgrades] != [b"websocket"]:
-        raise Unclear("an upgrade to something else than websocket", name)
     if method != b"CONNECT":
-        return Head(name, length, Leaving.SOCKET if upgrades else Leaving.NEVER)
+        is_socket = [each.lower() for each in upgrades] == [b"websocket"]
+        return Head(name, length, Leaving.SOCKET if is_socket else Leaving.NEVER)
     if upgrades or length != 0:
         raise Unclear("a CONNECT with a body or an upgrade", name)
     return Head(name, 0, Leaving.TUNNEL)
@@ -148,9 +149,12 @@ def _decide_length(fields: list[tuple[bytes, bytes]], is_old: bool) -> int | Non
 
 
 def skip_body(client: Held, length: int | None) -> Steps[None]:
-    """Lets it go as it comes."""
+    """Lets it go as it comes; if it is cut short, the server is left with what there is."""
     if length is None:
-        yield from _skip_chunks(client)
+        try:
+            yield from _skip_chunks(client)
+        except Cut:
+            client.skip(len(client))
     elif length:
         length -= yield from _skip_first_line(client, length)
         yield from skip(client, length)
