@@ -58,6 +58,7 @@ def check_passes(data: bytes, names: list[str] | None = None) -> None:
         post(b"GET / HTTP/1.1"[:-1] + b"!x y\n"),
         post(b"x" * 20_000),
         post(b"\r\n\r\n\r\nx"),
+        post(b"\r\n" * 40_000),
         CHUNKED + b"0\r\n\r\n",
         CHUNKED + b"5\r\nhello\r\n00A\r\n0123456789\r\n000\r\n\r\n",
     ],
@@ -249,6 +250,7 @@ def test_a_client_may_give_up_in_the_middle_of_a_body(body: bytes) -> None:
         b"GET http://other.org/ HTTP/1.0",
         b"x\t/ http/1.1 \n",
         b"GET http://other.org/\n",
+        b"GET http://other.org/" + b"x" * 60_000 + b" HTTP/1.1\r\n\r\n",
     ],
 )
 def test_a_body_that_a_server_may_take_for_a_request(body: bytes) -> None:
@@ -259,6 +261,12 @@ def test_a_body_that_a_server_may_take_for_a_request(body: bytes) -> None:
         assert outcome.reason is not None and "like another request" in outcome.reason
 
 
+def test_a_request_in_a_body_is_seen_however_it_is_cut() -> None:
+    request = post(b"\r\n" + ELSEWHERE)
+    for at in range(len(request)):
+        assert inspect([request[:at], request[at:]]).reason is not None
+
+
 def test_a_log_may_be_posted() -> None:
     check_passes(post(b'192.0.2.1 - - [1/Jan/2026] "GET / HTTP/1.1" 200 5 "-" "x"\n' * 100))
 
@@ -266,6 +274,7 @@ def test_a_log_may_be_posted() -> None:
 def test_an_endless_head_is_refused() -> None:
     check_refused(GET[:-2] + b"X: " + b"y" * 70_000, "too long")
     check_refused(make_request(ALLOWED, "/" + "y" * 70_000), "not a request line")
+    check_refused(b"FOO /" + b"y" * 70_000, "not a request line")
     check_passes(make_request(ALLOWED, "/" + "y" * 9_000))
 
 

@@ -42,7 +42,8 @@ _STRAY: Final = re.compile(
     rb"[B]*([^B]+[B]+[^B]+[B]+HTTP/[^B]*|GET[B]+[^B]+)[B]*".replace(b"B", BLANK), re.IGNORECASE
 )
 MAX_CHUNK_LINE_BYTES: Final = 17
-MAX_STRAY_BYTES: Final = 8192
+MAX_STRAY_BYTES: Final = 64 * 1024
+"""Python takes such lines"""
 
 
 class Leaving(Enum):
@@ -162,10 +163,10 @@ def skip_body(client: Held, length: int | None) -> Steps[None]:
 
 def _skip_first_line(client: Held, length: int) -> Steps[int]:
     """Lets a body's first line go, unless it is a request's: how much has gone."""
-    line, gone = b"", 0
+    line, gone = bytearray(), 0
     while gone < length and len(line) < MAX_STRAY_BYTES:
         piece = client.peek(min(length - gone, MAX_STRAY_BYTES - len(line)))
-        line = (line + piece).lstrip(b"\r\n")
+        line += piece if line else piece.lstrip(b"\r\n")
         is_whole = b"\n" in line or gone + len(piece) == length or client.is_ended
         if is_whole and _STRAY.fullmatch(line.partition(b"\n")[0]):
             raise Unclear("the HTTP request's body begins like another request")
