@@ -131,6 +131,14 @@ class Listening(NamedTuple):
     run: int
 
 
+class Gated(NamedTuple):
+    """Right behind Ready, where the network leads to the supervisor; fds: its sockets inside.
+
+    Listeners, datagram and raw sockets, IPv4's and IPv6's of each, and that of the log of held
+    connections.
+    """
+
+
 class SetupFailed(NamedTuple):
     """Init gave up at ``step``; nothing untrusted has run.
 
@@ -225,6 +233,7 @@ FACTS: Final[dict[str, Any]] = {
     for each in (
         Ready,
         Listening,
+        Gated,
         SetupFailed,
         Started,
         StartedTerminal,
@@ -243,6 +252,7 @@ FDS: Final[dict[type[Any], int]] = {
     Exec: 3,
     Ready: 3,
     Listening: 1,
+    Gated: 7,
     Started: 1,
     StartedTerminal: 2,
     Opened: 1,

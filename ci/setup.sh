@@ -23,10 +23,10 @@ readonly SUBID_COUNT=65536
 readonly STALE_MINUTES=180
 
 readonly NEEDED_PACKAGES=(
-    acl attr bubblewrap busybox-static ca-certificates dbus-daemon debian-archive-keyring debootstrap
-    e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iproute2 keyutils libc6-dev libseccomp2 make passt
-    procps python3 python3-dev python3-hypothesis python3-numpy python3-pytest python3-venv rsync rustc
-    slirp4netns sqlite3 strace uidmap util-linux
+    acl attr bind9-dnsutils bubblewrap busybox-static ca-certificates curl dbus-daemon
+    debian-archive-keyring debootstrap e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iperf3 iproute2
+    keyutils libc6-dev libseccomp2 make openssl passt procps python3 python3-dev python3-hypothesis
+    python3-numpy python3-pytest python3-venv rsync rustc slirp4netns sqlite3 strace uidmap util-linux
 )
 readonly CONTAINERS_PACKAGE=golang-github-containers-common
 readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json
@@ -105,6 +105,7 @@ prepare_as_root() {
     is_ready || prepare_host
     copy_tree "$CHECKOUT" "$TREE" "$CI_USER:$CI_USER"
     make_runtime_dir
+    open_tun
     describe_user
     is_ready || prepare_venv
     : >"$VENV.ready" # a new date: it is in use
@@ -121,6 +122,7 @@ prepare_host() {
     install_packages
     install_testsuite
     install_profile
+    open_tun
     make_user
     exec 8>&-
 }
@@ -172,6 +174,12 @@ install_profile() {
     dpkg-deb --extract "$place"/*.deb "$place/tree"
     install -D -m 0644 "$place/tree$CONTAINERS_PROFILE" "$CONTAINERS_PROFILE"
     rm -rf "$place"
+}
+
+# As udev has it: the device gives nobody a right they lack, and slirp4netns and pasta want it.
+open_tun() {
+    [ ! -c /dev/net/tun ] || chmod 0666 /dev/net/tun \
+        || say "going on without /dev/net/tun: it can't be opened to all"
 }
 
 missing_of() {
@@ -235,6 +243,15 @@ copy_tree() {
 make_runtime_dir() {
     local dir=$RUNTIME_DIR/${PLACE##*/}
     [ -d "$dir" ] || { mkdir -p "$RUNTIME_DIR" && install -d -m 0700 -o "$CI_USER" -g "$CI_USER" "$dir"; }
+}
+
+# The device that slirp4netns and pasta make a jail's network of. udev's own rules (50-udev-default)
+# open it to everybody, since a device made by it is nothing without CAP_NET_ADMIN in a network
+# namespace; a container without udev has it as root made it, or not at all.
+open_tun() {
+    [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } \
+        || say "going on without /dev/net/tun: it could not be made"
+    [ ! -c /dev/net/tun ] || chmod 0666 /dev/net/tun
 }
 
 # AS_USER: goes before a command that the user shall run. What a login would give, and nothing of

@@ -124,6 +124,40 @@ class Ear:
             os.close(fd)
 
 
+class GateFds:
+    """Takes the sockets of a network that leads to us, and gives them on.
+
+    They may come before there is anybody to give them to.
+    """
+
+    kinds = (wire.Gated,)
+
+    def __init__(self) -> None:
+        self._take: Callable[[list[int]], None] | None = None
+        self._fds: list[int] = []
+
+    def receive(self, message: Any, fds: list[int]) -> None:
+        if self._take is None:
+            self._fds = fds
+        else:
+            self._take(fds)
+
+    def attach(self, take: Callable[[list[int]], None]) -> None:
+        """From here on the fds are ``take``'s."""
+        self._take = take
+        fds, self._fds = self._fds, []
+        if fds:
+            take(fds)
+
+    def fail(self, error: Exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close those that nobody took."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+
 class Inside(NamedTuple):
     """What a jail is watched by, and what of its cgroup's figures is its builder's."""
 

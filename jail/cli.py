@@ -13,9 +13,10 @@ from typing import IO, Any, NoReturn
 
 from jail import __version__
 from jail.errors import JailError, SpecError
+from jail.network.option import add_network_options, read_network_words
 from jail.policy.command import add_policy_commands, run_policy
 from jail.result import Result, make_failure
-from jail.say import complain, complain_of, tell_denied, tell_end
+from jail.say import complain, complain_of, tell_denied, tell_end, tell_needed, tell_unreached
 from jail.stats.command import add_commands, run_on_living
 
 FAILED = 125
@@ -145,6 +146,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_jail_options(run.add_argument_group("the jail"))
+    add_network_options(run.add_argument_group("the network"))
     add_limit_options(run.add_argument_group("limits (0 is refused; “unlimited” lifts one)"))
     add_run_options(run.add_argument_group("the run"))
     run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -188,7 +190,6 @@ def add_jail_options(group: Any) -> None:
     add("-u", "--user", metavar="USER[:GROUP]", help="name or id inside (default 1000)")
     add("-h", "--hostname", default="jail", help="default: jail")
     add("--read-only", action="store_true", help="the root file system can't be written to")
-    add("--network", metavar="none|host", default="none", help="default: none")
     add(
         "--seccomp",
         metavar="NAME|FILE|unconfined",
@@ -269,9 +270,7 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
             if result is None:  # explained
                 return 0
             if not reports.owns_stdout:
-                tell_end(result)
-                if args.explain_denied:
-                    tell_denied(result)
+                tell_all(result, args)
         try:
             reports.write(result)
         except BrokenPipeError:
@@ -280,6 +279,17 @@ def run_program(args: argparse.Namespace, argv: list[str]) -> int:
             complain(f"the result can't be written: {error.strerror}")
             return FAILED
         return result.exit_status
+
+
+def tell_all(result: Result, args: argparse.Namespace) -> None:
+    """As much of it as was asked for."""
+    tell_end(result)
+    if args.explain_denied:
+        tell_denied(result)
+    if args.explain_denied or args.observe:
+        tell_unreached(result)
+    if args.observe:
+        tell_needed(result)
 
 
 def decide_and_run(args: argparse.Namespace, argv: list[str]) -> Result | None:
@@ -328,6 +338,7 @@ def make_spec_of(args: argparse.Namespace) -> Any:
     words = {name: getattr(args, name) for name in LIMIT_OPTIONS if getattr(args, name) is not None}
     if args.ulimit:
         words["ulimits"] = args.ulimit
+    words |= read_network_words(args)
     return spec.make_spec(
         rootfs=args.rootfs,
         volumes=args.volume,
@@ -337,7 +348,6 @@ def make_spec_of(args: argparse.Namespace) -> Any:
         user=args.user,
         hostname=args.hostname,
         read_only=args.read_only,
-        network=args.network,
         seccomp=args.seccomp,
         explain_denied=getattr(args, "explain_denied", False),
         userns=args.userns,

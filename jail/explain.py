@@ -22,6 +22,7 @@ from jail.launchplan import (
     Step,
     WriteFiles,
 )
+from jail.network.show import describe_network, list_network
 from jail.plan import UNLIMITED_DISK, Plan
 from jail.policy.gap import find_gaps
 from jail.units import format_size
@@ -68,6 +69,7 @@ def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
         "ids": describe_ids(plan),
         "root": describe_root(launch),
         "file system, in this order": [describe_step(step, launch) for step in launch.steps],
+        "network": list(describe_network(plan.spec, plan.network)),
         "working directory": [launch.workdir],
         "environment": [f"{name}={value}" for name, value in plan.env.items()],
         "rlimits (soft, hard)": describe_rlimits((*launch.rlimits, *plan.program_rlimits)),
@@ -83,10 +85,12 @@ def format_plan(plan: Plan, argv: Sequence[str] = ()) -> str:
 def format_plan_json(plan: Plan) -> str:
     """What the builder gets, on one line; of the filter its digest."""
     wire = plan.launch.to_wire()
+    wire["gate"] = plan.launch.gate is not None
     wire["filter"] = hashlib.sha256(plan.launch.filter).hexdigest()
     names = [name for flag, name in NAMESPACES.items() if plan.clone_flags & flag]
     more = {"namespaces": names, "env": dict(plan.env), "enforced_by": dict(plan.enforced_by)}
     more |= {"ids": plan.ids, "warnings": list(plan.warnings), "notes": list(plan.notes)}
+    more["network"] = list_network(plan.spec, plan.network)
     cgroup = None if plan.grant is None else plan.grant.path
     settings = [[each.file, each.value] for each in plan.settings]
     parts = {**wire, **more, "cgroup": cgroup, "cgroup_settings": settings}
@@ -123,7 +127,8 @@ def describe_root(launch: LaunchPlan) -> list[str]:
         kind = f"{launch.sources[root.lower].path}, read-only"
     capped = root.disk_bytes < UNLIMITED_DISK
     size = f"{format_size(root.disk_bytes)}, {root.inodes} inodes" if capped else "unlimited"
-    return [kind, f"written data together: {size}"]
+    own = [f"/{path} of its own, whatever that has there" for path, _ in root.files]
+    return [kind, *own, f"written data together: {size}"]
 
 
 def describe_step(step: Step, launch: LaunchPlan) -> str:

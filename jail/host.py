@@ -93,7 +93,7 @@ class HostFacts:
     ``process_limit`` and ``file_limit`` are our soft RLIMIT_NPROC and RLIMIT_NOFILE, -1 for none.
     ``cpus`` are the numbers of the processors that we may run on. ``landlock_abi`` is the version
     of Landlock's interface, 0 where it is missing or refused; ``mqueue`` says whether the kernel
-    has POSIX message queues.
+    has POSIX message queues, ``ipv6`` that it speaks it.
     """
 
     kernel: tuple[int, int, int]
@@ -132,6 +132,7 @@ class HostFacts:
     cpus: frozenset[int]
     landlock_abi: int
     mqueue: bool
+    ipv6: bool
     runtime_dir: Path
     cache_dir: Path
 
@@ -197,6 +198,7 @@ def make_facts(**changes: Any) -> HostFacts:
         cpus=frozenset(range(4)),
         landlock_abi=2,
         mqueue=True,
+        ipv6=True,
         runtime_dir=Path("/run/user/1000/jail"),
         cache_dir=Path("/home/alice/.cache/jail"),
     )
@@ -254,6 +256,7 @@ def read_facts(helper_path: tuple[str, ...] = HELPER_PATH) -> HostFacts:
         cpus=frozenset(os.sched_getaffinity(0)),
         landlock_abi=_read_landlock_abi(),
         mqueue="\tmqueue\n" in place.read_text("/proc/filesystems"),
+        ipv6=bool(place.read_text("/proc/net/if_inet6")),
         runtime_dir=place.read_runtime_dir(uid),
         cache_dir=place.read_cache_dir(uid, home),
     )

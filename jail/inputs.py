@@ -15,10 +15,12 @@ from jail.source import (
     read_devices,
     read_host_tree,
     read_inside,
+    read_resolv_conf,
     read_rootfs,
     read_source,
     read_throttle,
     read_top_dirs,
+    read_uplink,
 )
 from jail.spec import JailSpec
 from jail.user import HOST_GROUP, HOST_PASSWD
@@ -55,6 +57,8 @@ def read_inputs(spec: JailSpec, facts: HostFacts) -> Inputs:
         policy=policy,
         filters=read_filters(policy, spec, facts),
         throttles=tuple(map(read_throttle, spec.limits.throttles)),
+        resolv_conf="" if spec.network == "none" else read_resolv_conf(),
+        has_uplink=spec.network != "slirp" or read_uplink(),
     )
 
 

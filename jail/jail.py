@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from jail.cgroup.setting import BUILDER_ROOM_BYTES
 from jail.check import check_env, check_host_path
 from jail.denied import Ledger
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, blame_host
+from jail.host import HostFacts
 from jail.kernel.listener import is_listener
 from jail.kernel.process import kill_pidfd
 from jail.listening import Listening
@@ -71,6 +72,7 @@ class Jail:
         self._built = trio.Event()
         self._leaf = init.leaf
         self._view = JailView(
+            driver=plan.network.driver,
             session=session,
             init_pid=self.init_pid,
             enforced_by=plan.enforced_by,
@@ -89,6 +91,23 @@ class Jail:
             session.ear.attach(self._hear)
         session.on_break = self.kill
         session.tell_end = self._tell_end
+
+    async def open_network(self, stack: AsyncExitStack, facts: HostFacts) -> None:
+        """What its programs may reach, before the first of them starts; closed by ``stack``."""
+        plan = self.plan.network
+        if plan.driver in ("none", "host"):
+            return
+        from jail.network.driver import Link, find_driver
+
+        link = Link(
+            spec=self.plan.spec,
+            plan=plan,
+            facts=facts,
+            pid=self.init_pid,
+            session=self._session,
+        )
+        opened = find_driver(plan.driver)(link)
+        self._view.network = await stack.enter_async_context(opened)
 
     async def wait_built(self) -> None:
         """Until its programs can run. HostError or SpecError when it can't be built."""
@@ -292,6 +311,8 @@ class Jail:
         limits = merge_limits(self.plan.spec.limits, program)
         process = Process(self._view, limits, self._background, program.terminal)
         with self._session.open_run(process) as number, ExitStack() as streams:
+            if self._view.network is not None:
+                streams.enter_context(self._view.network.follow(process.traffic))
             process.begin(number)
             try:
                 if program.terminal:

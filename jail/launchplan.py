@@ -113,6 +113,8 @@ class Root(NamedTuple):
     inodes: int
     mount_points: tuple[str, ...]
     """top-level directories that the overlay must have; a lower one that isn't one is refused"""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """(path, content) in the overlay, whatever the tree below has by that name"""
 
 
 class Landlock(NamedTuple):
@@ -126,6 +128,21 @@ class Landlock(NamedTuple):
     scoped: int
     flags: int
     rules: tuple[tuple[str, int], ...]
+
+
+class Gate(NamedTuple):
+    """A network that leads to the supervisor alone: netlink messages, and what they name.
+
+    ``routes`` one by one, ``ruleset`` in one batch; ``log`` is told to the socket that is logged
+    to.
+    """
+
+    routes: tuple[bytes, ...]
+    ruleset: tuple[bytes, ...]
+    log: tuple[bytes, ...]
+    port: int
+    mark: int
+    ipv6: bool
 
 
 class LaunchPlan(NamedTuple):
@@ -151,6 +168,7 @@ class LaunchPlan(NamedTuple):
     cpus: tuple[int, ...] = ()
     """the processors to run on, where nothing stronger than affinity holds it to them"""
     landlock: Landlock | None = None
+    gate: Gate | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Plain lists and maps."""
@@ -166,12 +184,14 @@ class LaunchPlan(NamedTuple):
         if plain["landlock"] is not None:
             *numbers, rules = plain["landlock"]
             plain["landlock"] = Landlock._make((*numbers, tuple(map(tuple, rules))))
+        if plain["gate"] is not None:
+            plain["gate"] = Gate(*plain["gate"])
         return cls(**plain)
 
 
 SAMPLE_PLAN = LaunchPlan(
     sources=(Source("/usr", 1, 1),),
-    root=Root(None, False, True, 1, 1, ("proc",)),
+    root=Root(None, False, True, 1, 1, ("proc",), (("etc/hosts", b""),)),
     steps=(
         WriteFiles((("etc/passwd", b""),)),
         MakeLinks((("bin", "usr/bin"),)),

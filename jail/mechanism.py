@@ -22,15 +22,25 @@ REQUIRE_REMEDY: Final = {
     "cgroup": "see `jail doctor`: no delegated cgroup v2 here, or not all its controllers",
     "subuid": "see `jail doctor`: subordinate ids and newuidmap are missing on this host",
     "ruleset": "see `jail doctor`: no Landlock here, or too old a one",
+    "filter": "ask for it: --network filtered, and --allow for what is to be reached",
 }
+NETWORKS: Final = {"none": "namespace", "host": "none", "filtered": "namespace+filter"}
+"""of those without a helper program, what holds them"""
 REQUIRE_STEP: Final = {"cgroup": "cgroup", "ruleset": "landlock"}
 """where the doctor has more to say"""
 
 
 def decide_mechanisms(
-    spec: JailSpec, ids: str, grant: Grant | None = None, landlock_abi: int = 0
+    spec: JailSpec,
+    ids: str,
+    grant: Grant | None = None,
+    landlock_abi: int = 0,
+    network: str = "none",
 ) -> dict[str, str]:
-    """Per limit, what holds it on this host (``+`` where there are two)."""
+    """Per limit, what holds it on this host (``+`` where there are two).
+
+    ``network`` is the driver. A helper program limits nothing but by its own rules: it is named.
+    """
     limits = spec.limits
     chosen = {
         "memory": "watch+rlimit" if limits.memory_bytes else "none",
@@ -40,7 +50,7 @@ def decide_mechanisms(
         "output": "supervisor" if limits.output_bytes else "none",
         "disk": "tmpfs+rlimit" if limits.disk_bytes else "none",
         "ids": ids,
-        "network": "namespace" if spec.network == "none" else "none",
+        "network": NETWORKS.get(network, f"namespace+{network}"),
         "seccomp": "none" if spec.seccomp == "unconfined" else "filter",
         "landlock": "ruleset" if landlock_abi >= MIN_ABI else "none",
     }

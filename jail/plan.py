@@ -47,6 +47,8 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
+from jail.network.decide import NetworkPlan, decide_network, describe_open_network
+from jail.network.hosts import Files, make_name_files, wants_names
 from jail.policy.filters import Filters
 from jail.policy.load import Policy
 from jail.policy.rule import Target
@@ -106,6 +108,10 @@ class Inputs:
     passed_over: tuple[str, ...] = ()
     """why there is none, or none of the places that are better"""
     throttles: tuple[DeviceThrottle, ...] = ()
+    resolv_conf: str = ""
+    """the host's own, where the jail has a network"""
+    has_uplink: bool = True
+    """it has a default route"""
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ class Plan:
     """of the system calls"""
     target: Target
     """what that is read for"""
+    network: NetworkPlan
 
     @functools.cached_property
     def frame(self) -> bytes:
@@ -157,16 +164,19 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
     who = user.find_user(spec.user, inputs.passwd, inputs.group)
     ids = decide_ids(spec, facts)
     user_as = decide_user_as(spec, facts, inputs, who) if ids == "subuid" else None
-    enforced_by = decide_mechanisms(spec, ids, inputs.grant, facts.landlock_abi)
+    network = decide_network(spec, facts, inputs.resolv_conf, inputs.has_uplink)
+    held_by = ids, inputs.grant, facts.landlock_abi, network.driver
+    enforced_by = decide_mechanisms(spec, *held_by)
     check_required(spec.require, enforced_by, inputs.passed_over)
     check_cpus(spec.limits, facts.cpus)
     if inputs.grant is not None:
         check_room(spec.limits, inputs.grant)
     sources: list[Source] = []
-    steps = _make_steps(spec, facts, inputs, who, sources)
+    names = make_name_files(spec, network, inputs.resolv_conf)
+    steps = _make_steps(spec, facts, inputs, who, sources, names)
     launch = LaunchPlan(
         sources=tuple(sources),
-        root=_make_root(spec, inputs, sources),
+        root=_make_root(spec, inputs, sources, names if wants_names(spec) else ()),
         steps=steps,
         builder=(0, 0) if ids == "subuid" else (who.uid, who.gid),
         program=(who.uid, who.gid),
@@ -179,6 +189,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         listens=inputs.filters.listens,
         traces=inputs.filters.traces,
         cpus=decide_affinity(spec.limits, enforced_by),
+        gate=network.gate,
         landlock=decide_landlock(
             steps,
             find_bound_files(spec, inputs),
@@ -204,6 +215,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         settings=make_leaf_settings(spec, inputs),
         policy=inputs.policy,
         target=facts.target,
+        network=network,
     )
 
 
@@ -252,7 +264,7 @@ def make_clone_flags(spec: JailSpec, facts: HostFacts) -> int:
         | process.CLONE_NEWUTS
         | process.CLONE_NEWCGROUP
     )
-    if spec.network == "none":
+    if spec.network != "host":
         flags |= process.CLONE_NEWNET
     if facts.time_ns:
         flags |= process.CLONE_NEWTIME
@@ -285,29 +297,30 @@ def make_warnings(
 
 def make_notes(spec: JailSpec) -> tuple[str, ...]:
     """A sentence for each wall that was asked away."""
-    notes = []
-    if spec.network == "host":
-        notes.append("network host: the host's loopback and LAN are open to the program")
+    notes = list(describe_open_network(spec))
     if spec.seccomp == "unconfined":
         notes.append("seccomp unconfined: the whole system-call surface of the kernel is open")
     return tuple(notes)
 
 
-def _make_root(spec: JailSpec, inputs: Inputs, sources: list[Source]) -> Root:
+def _make_root(spec: JailSpec, inputs: Inputs, sources: list[Source], names: Files) -> Root:
     disk = spec.limits.disk_bytes or UNLIMITED_DISK
     points = ("proc", "dev", "tmp", *_default_workdir(spec))
     lower = None
     if inputs.rootfs is not None:
         lower = _add_source(sources, inputs.rootfs)
     given = {target[1:] for target in spec.targets}
+    # Nothing is written to a read-only root that has every mount point already.
+    is_whole = spec.read_only and {*points, *given} <= inputs.rootfs_dirs
+    files = () if lower is None else names
     return Root(
         lower=lower,
-        # Nothing is written to a read-only root that has every mount point already.
-        overlay=not (spec.read_only and {*points, *given} <= inputs.rootfs_dirs),
+        overlay=bool(files) or not is_whole,
         read_only=spec.read_only,
         disk_bytes=disk,
         inodes=min(max(disk // BYTES_PER_INODE, 1024), 2**24),
         mount_points=points,
+        files=files,
     )
 
 
@@ -317,10 +330,11 @@ def _make_steps(
     inputs: Inputs,
     who: user.User,
     sources: list[Source],
+    names: Files,
 ) -> tuple[Step, ...]:
     steps: list[Step] = []
     if inputs.host_tree is not None:
-        steps += _show_host(inputs.host_tree, spec, who, sources)
+        steps += _show_host(inputs.host_tree, spec, who, sources, names)
     steps.append(MountDev(inputs.devices, DEV_LINKS, facts.mqueue))
     steps.append(BindScratch("shm", "dev/shm", 0o1777))
     steps.append(_make_proc(facts))
@@ -338,14 +352,14 @@ def _make_steps(
     return tuple(steps)
 
 
-def _show_host(tree: HostTree, spec: JailSpec, who: user.User, sources: list[Source]) -> list[Step]:
+def _show_host(
+    tree: HostTree, spec: JailSpec, who: user.User, sources: list[Source], names: Files
+) -> list[Step]:
     passwd, group = user.make_passwd(who, spec.workdir)
-    hosts = f"127.0.0.1 localhost {spec.hostname}\n::1 localhost\n"
     files = (
         ("etc/passwd", passwd),
         ("etc/group", group),
-        ("etc/hosts", hosts.encode()),
-        ("etc/hostname", f"{spec.hostname}\n".encode()),
+        *names,
         ("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
     )
     steps: list[Step] = [WriteFiles(files), MakeLinks(tree.links)]

@@ -18,6 +18,7 @@ from jail.background import Background
 from jail.cgroup.account import Account
 from jail.cgroup.meter import LeafMeter
 from jail.denied import Ledger
+from jail.egress.book import Log
 from jail.errors import JailBroken, ProgramError, ProtocolError, blame_host
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, read_pid, wait_status_parts
 from jail.limit import Limits
@@ -81,6 +82,8 @@ class Process:
         self._meter = make_meter(view, limits, lambda: self._killed)
         self.ledger = Ledger()
         """what the policy refused it"""
+        self.traffic = Log()
+        """what it tried to reach"""
         self._is_heard = False
         """a listener of its own has come"""
         self._is_told = False
@@ -108,6 +111,8 @@ class Process:
     async def wait(self) -> Result:
         """Until it has ended and nothing of it is left. ProgramError if it never started."""
         await self._done.wait()
+        if self._view.network is not None:
+            await self._view.network.settle()
         return self.get_result()
 
     @property
@@ -125,7 +130,7 @@ class Process:
         if self._refusal is not None:
             raise self._refusal
         assert self._result is not None
-        return self._result
+        return replace(self._result, network=self.traffic.make_use(self._view.driver))
 
     async def wait_gone(self) -> None:
         """As ``wait``, whatever became of it."""

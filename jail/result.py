@@ -9,6 +9,7 @@ from typing import Any
 
 from jail.denied import Denied
 from jail.errors import HelperError, HostError, ProgramError, SpecError
+from jail.network.use import NetworkUse
 from jail.usage import Usage
 
 
@@ -79,6 +80,8 @@ class Result:
     context_switches_forced: int | None = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    network: NetworkUse = field(default_factory=NetworkUse)
+    """what it tried to reach, and what became of that"""
     usage: Usage = field(default_factory=Usage)
     """all that is known of what it used: with a cgroup also who waited for what, and more"""
 
@@ -129,6 +132,7 @@ class Result:
             "denied": [each.to_json() for each in self.denied],
             "denied_partial": self.denied_partial,
             "noted": [each.to_json() for each in self.noted],
+            "network": self.network.to_json(),
             "enforced_by": dict(self.enforced_by),
             "cgroup": self.cgroup,
             "limit": self.limit,

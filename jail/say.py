@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from typing import Final
 
 from jail.denied import Denied
 from jail.errors import HostError, JailError
 from jail.result import Result, Verdict
+
+MAX_REFUSALS: Final = 20
 
 
 def tell_end(result: Result) -> None:
@@ -30,6 +33,32 @@ def tell_denied(result: Result) -> None:
         complain("denied: perhaps more than that; the kernel has given its listener to another")
     elif not result.denied:
         complain("denied: nothing")
+
+
+def tell_needed(result: Result) -> None:
+    """The allow-list under which the program would have reached what it did, for a shell."""
+    from jail.network.advice import find_rules, format_options
+
+    advice = find_rules(result.network)
+    complain(f"needed: {format_options(advice.needed) or 'no rule'}")
+    if advice.looked_up:
+        complain(f"only looked up: {format_options(advice.looked_up)}")
+    if result.network.partial:
+        complain("needed: perhaps more than that; there was more than the log holds")
+
+
+def tell_unreached(result: Result) -> None:
+    """What its network refused the program: what, how often, why, and what would allow it."""
+    from jail.network.advice import list_refusals
+
+    refusals = list_refusals(result.network)
+    for each in refusals[:MAX_REFUSALS]:
+        complain(f"refused: {each.what}")
+        _go_into(each.why)
+        if each.remedy:
+            _go_into(f"allowed by: {each.remedy}")
+    if len(refusals) > MAX_REFUSALS:
+        complain(f"refused: {len(refusals) - MAX_REFUSALS} more; --json has them all")
 
 
 def _tell_calls(word: str, each: Denied, answer: str) -> None:

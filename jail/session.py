@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import trio
 
 from jail.agent import wire
-from jail.answer import Built, Call, Ear, Inside, Nobody, Receiver, read_setup
+from jail.answer import Built, Call, Ear, GateFds, Inside, Nobody, Receiver, read_setup
 from jail.errors import HostError, JailBroken, ProtocolError, SpecError, TransferError
 
 SEND_GRACE_S = 2.0
@@ -56,6 +56,8 @@ class Session:
         self._setup: Call | Built | None = self._ready
         self.ear = Ear()
         self._expected_ear: Ear | None = None
+        self.gate = GateFds()
+        self._expected_gate: GateFds | None = None
         self._runs: dict[int, Receiver] = {}
         self._requests: dict[int, Call | Nobody] = {}
         self.broken: Exception | None = None
@@ -89,6 +91,10 @@ class Session:
     def expect_listener(self) -> None:
         """One is to come behind Ready; it goes to :attr:`ear`."""
         self._expected_ear = self.ear
+
+    def expect_gate(self) -> None:
+        """The sockets of a network that leads to us are to come behind Ready: :attr:`gate`."""
+        self._expected_gate = self.gate
 
     @contextmanager
     def open_run(self, receiver: Receiver) -> Iterator[int]:
@@ -233,6 +239,9 @@ class Session:
         if isinstance(message, wire.Listening) and message.run == 0:
             ear, self._expected_ear = self._expected_ear, None
             return ear
+        if isinstance(message, wire.Gated):
+            gate, self._expected_gate = self._expected_gate, None
+            return gate
         if isinstance(message, wire.Started | wire.StartedTerminal | wire.Listening | wire.Refused):
             return self._runs.get(message.run)
         call = self._requests.get(message.request)
@@ -246,6 +255,10 @@ class Session:
         if self.broken is None:
             self._break(error)
         return error
+
+    def give_up(self, error: Exception) -> None:
+        """What the jail relies on has failed: it ends, and all in it, for that reason."""
+        self._break(error, kill=True)
 
     def _break(self, error: Exception, kill: bool = False) -> None:
         self.broken = self.broken or error
@@ -265,4 +278,5 @@ class Session:
         self._buffer.close()
         self._ready.close()
         self.ear.close()
+        self.gate.close()
         self._break(self.broken or JailBroken("the jail is closed"))

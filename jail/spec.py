@@ -27,6 +27,17 @@ from jail.check import (
 )
 from jail.errors import SpecError
 from jail.limit import Limits, make_limits
+from jail.network.check import (
+    Pair,
+    check_network,
+    choose_network,
+    make_hosts,
+    make_nameservers,
+    make_publishes,
+    make_rules,
+)
+from jail.network.publish import Publish
+from jail.network.rule import Rule
 from jail.units import parse_size
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -73,7 +84,19 @@ class JailSpec:
     hostname: str = "jail"
     limits: Limits = field(default_factory=Limits)
     read_only: bool = False
-    network: Literal["none", "host"] = "none"
+    network: Literal["none", "host", "slirp", "pasta", "slirp4netns", "filtered"] = "none"
+    allow: tuple[Rule, ...] = ()
+    """what ``filtered`` opens"""
+    deny: tuple[Rule, ...] = ()
+    """what it shuts, whatever allows it"""
+    observe: bool = False
+    """it lets every name pass, to see which rules would be needed"""
+    publish: tuple[Publish, ...] = ()
+    """ports of the host's that lead in"""
+    add_hosts: tuple[Pair, ...] = ()
+    """(name, address), for /etc/hosts"""
+    dns: tuple[str, ...] = ()
+    """addresses of nameservers; none given are the host's own"""
     seccomp: str = "default"
     explain_denied: bool = False
     """tell of every refusal, also of those that libraries ask for and live with"""
@@ -99,7 +122,7 @@ class JailSpec:
         if not isinstance(self.limits, Limits):
             raise SpecError(f"limits: {show(self.limits)} is no Limits")
         check_bool(self.read_only, "read_only")
-        check_choice(self.network, ("none", "host"), "network")
+        check_network(self)
         check_host_path(self.seccomp, "seccomp")
         check_bool(self.explain_denied, "explain_denied")
         check_bool(self.watched, "watched")
@@ -132,7 +155,13 @@ def make_spec(
     user: str | int | None = None,
     hostname: str = "jail",
     read_only: bool = False,
-    network: str = "none",
+    network: str | None = None,
+    allow: Iterable[str | Rule] = (),
+    deny: Iterable[str | Rule] = (),
+    observe: bool = False,
+    publish: Iterable[str | Publish] = (),
+    add_host: Iterable[str] | Mapping[str, str] = (),
+    dns: Iterable[str] = (),
     seccomp: str | os.PathLike[str] = "default",
     explain_denied: bool = False,
     userns: str = "auto",
@@ -143,6 +172,7 @@ def make_spec(
 ) -> JailSpec:
     """A checked spec from docker's words and units.
 
+    ``network`` is ``none`` unless it is given, or ``filtered`` where there are rules for that.
     ``limit_words`` are ``memory``, ``cpu_time``, ``wall_time``, ``pids_limit``,
     ``output_limit``, ``disk`` (``"256m"``, ``"1.5s"``, a number, or None for unlimited),
     ``ulimits`` (``{"nofile": 64}`` or ``["nofile=64:128"]``) and docker's ``cpus``,
@@ -151,6 +181,7 @@ def make_spec(
     """
     if limits is not None and not isinstance(limits, Limits):
         raise SpecError(f"limits: {show(limits)} is no Limits; there are words: memory, disk, …")
+    rules = make_rules(allow, "allow"), make_rules(deny, "deny")
     return JailSpec(
         rootfs=check_host_path(rootfs, "rootfs"),
         volumes=tuple(parse_volume(each) for each in check_list(volumes, "volumes")),
@@ -161,7 +192,13 @@ def make_spec(
         hostname=hostname,
         limits=make_limits(limits or Limits(), **limit_words),
         read_only=read_only,
-        network=check_choice(network, ("none", "host"), "network"),
+        network=choose_network(network, any(rules) or observe is True),
+        allow=rules[0],
+        deny=rules[1],
+        observe=observe,
+        publish=make_publishes(publish),
+        add_hosts=make_hosts(add_host),
+        dns=make_nameservers(dns),
         seccomp=check_host_path(seccomp, "seccomp"),
         explain_denied=explain_denied,
         userns=check_choice(userns, ("auto", "single"), "userns"),

@@ -136,11 +136,13 @@ class Supervisor:
         session = Session(ours)
         if plan.launch.listens and not plan.launch.program_filter:
             session.expect_listener()
+        if plan.launch.gate is not None:
+            session.expect_gate()
         try:
-            async with open_background() as background:
+            async with open_background() as background, AsyncExitStack() as after:
                 background.start_soon(session.read)
                 # A plan waits in the socket for the one who reads it, if there is room for it.
-                early = len(plan.frame) <= PLAN_ROOM_BYTES
+                early = len(plan.frame) <= PLAN_ROOM_BYTES and not plan.network.needs_helper
                 if early:
                     await session.send_frame(plan.frame)
                 with theirs:
@@ -148,6 +150,8 @@ class Supervisor:
                 jail = Jail(plan, session, init, background)
                 try:
                     with closing(jail):
+                        # Its namespaces are closed to helpers once it has dropped what it may.
+                        await jail.open_network(after, self.facts)
                         if not early:
                             await session.send_frame(plan.frame)
                         if settings is None:

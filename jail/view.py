@@ -14,6 +14,7 @@ from jail import watch
 from jail.cgroup.account import Account
 from jail.cgroup.leaf import Leaf
 from jail.denied import Ledger
+from jail.network.driver import Network
 from jail.policy.judge import Judge
 from jail.session import Session
 
@@ -70,6 +71,10 @@ class JailView:
     """attends a listener, which it owns: (fd, whose ledgers a thread's refusals are for)"""
     traces: bool = False
     """the agent traces its programs, and says what they were refused"""
+    driver: str = "none"
+    """what its network is made by"""
+    network: Network | None = None
+    """which tells what was tried, where it can"""
     judge: Judge | None = None
     """knows why"""
     running: dict[int, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import uuid
@@ -28,8 +29,37 @@ OpenJail = Callable[..., AbstractAsyncContextManager[Jail]]
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``ci/test`` runs the two kinds one after the other; without an option both are run."""
+    group = parser.getgroup("jail")
+    for kind, what in {"beside": "those marked as beside", "alone": "all others"}.items():
+        group.addoption(
+            f"--{kind}", dest="company", action="store_const", const=kind, help=f"run only {what}"
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "beside: keeps no time, so a busy machine is fine")
     oracle.adopt_orphans()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whoever says nothing keeps time, and runs alone."""
+    company = config.getoption("company")
+    if company is None:
+        return
+    kinds: dict[str, list[pytest.Item]] = {"beside": [], "alone": []}
+    for item in items:
+        kinds["beside" if item.get_closest_marker("beside") else "alone"].append(item)
+    items[:] = kinds.pop(company)
+    (others,) = kinds.values()
+    config.hook.pytest_deselected(items=others)
+
+
+def pytest_collection_finish() -> None:
+    """What was read until now stays to the end: the oracle's collections need not go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ import pytest
 
 import jail
 
+pytestmark = pytest.mark.beside
+
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 MAX_LINES: Final = 350
 LONGER: Final = {
@@ -57,7 +59,13 @@ PURE: Final = (
     "jail.launchplan",
     "jail.limit",
     "jail.mechanism",
+    "jail.network.check",
+    "jail.network.decide",
+    "jail.network.hosts",
+    "jail.network.nameserver",
+    "jail.network.publish",
     "jail.network.rule",
+    "jail.network.show",
     "jail.network.special",
     "jail.network.use",
     "jail.plan",

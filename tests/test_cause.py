@@ -16,6 +16,8 @@ from jail.doctor.cause.namespace import apparmor_profile
 from jail.host import CgroupFacts, make_facts
 from jail.subid import IdRange
 
+pytestmark = pytest.mark.beside
+
 CGROUPS = Path("/sys/fs/cgroup")
 SESSION = CGROUPS / "user.slice/user-1000.slice/session-1.scope"
 SERVICE = CGROUPS / "user.slice/user-1000.slice/user@1000.service"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from jail.cgroup.account import (
     subtract_counts,
     subtract_pressure,
 )
+
+pytestmark = pytest.mark.beside
 
 CPU = "usage_usec 1043120\nuser_usec 1000100\nsystem_usec 43020\nnr_periods 0\n"
 EVENTS = "low 0\nhigh 0\nmax 17\noom 2\noom_kill 3\noom_group_kill 1\n"

@@ -33,6 +33,8 @@ from jail.errors import SpecError
 from jail.host import CgroupFacts, make_facts
 from tests.cgroup_tree import CgroupTree, cgroups
 
+pytestmark = pytest.mark.beside
+
 __all__ = ["cgroups"]
 
 NOBODY = 4_194_305

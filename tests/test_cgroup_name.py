@@ -20,6 +20,8 @@ from jail.cgroup.name import (
 )
 from jail.cgroup.owner import has_ended, read_owner
 
+pytestmark = pytest.mark.beside
+
 NUMBERS = st.integers(0, 2**64 - 1)
 OWNERS = st.builds(
     Owner, st.text("0123456789abcdef", min_size=8, max_size=8), NUMBERS, NUMBERS, NUMBERS

@@ -24,6 +24,8 @@ from jail.cgroup.setting import (
 from jail.limit import CPU_SHARES, format_cpuset, make_limits, parse_cpuset
 from jail.mechanism import decide_mechanisms, make_rlimits
 
+pytestmark = pytest.mark.beside
+
 ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 MINE = "/sys/fs/cgroup/mine"
 GRANT = Grant("own", MINE, ALL)

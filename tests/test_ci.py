@@ -1,5 +1,6 @@
 """ci/shell hands its command through untouched, nothing is tested as root, nothing is left out."""
 
+import ast
 import os
 import shutil
 import signal
@@ -235,58 +236,163 @@ def test_the_virtual_machine_says_how_it_is_used(arguments: list[str]) -> None:
     assert done.stderr.startswith("ci: usage: ci/vm [--timeout SECONDS] COMMAND")
 
 
-def sort_tests(folder: Path, *arguments: str, here: int = 0, there: int = 0) -> tuple[int, str]:
-    """ci/test called by root (of a namespace), who has a ci/shell and a ci/vm that only tell."""
+def make_runner(folder: Path, here: str, there: str) -> list[str | Path]:
+    """ci/test as called by root (of a namespace), who has a ci/shell and a ci/vm like these."""
     (folder / "ci").mkdir(exist_ok=True)
     (folder / "tests/cgroup").mkdir(parents=True, exist_ok=True)
     (folder / "tests/test_x.py").touch()
     shutil.copy(CHECKOUT / "ci/test", folder / "ci")
-    for name, said, status in (("shell", '"$*"', here), ("vm", '"CI=$CI vm $3 ${*:4}"', there)):
-        script = f'[ "$1" = bash ] && exit\necho {said}\nexit {status}\n'
-        (folder / "ci" / name).write_text(f"#!/bin/bash\n{script}")
+    for name, script in (("shell", here), ("vm", there)):
+        (folder / "ci" / name).write_text(f"#!/bin/bash\n{script}\n")
         (folder / "ci" / name).chmod(0o755)
+    return ["unshare", "--user", "--map-root-user", folder / "ci/test"]
+
+
+def sort_tests(
+    folder: Path, *arguments: str, beside: int = 0, here: int = 0, there: int = 0, types: int = 0
+) -> tuple[int, str]:
+    """Both only tell what they are asked for."""
+    runner = make_runner(
+        folder,
+        f"""
+        case $* in bash*) exit ;; mypy) exit {types} ;; esac
+        echo "$*"
+        case $* in *--beside*) exit {beside} ;; esac
+        exit {here}
+        """,
+        f'echo "CI=$CI vm $3 ${{*:4}}"; exit {there}',
+    )
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", folder / "ci/test", *arguments],
-        env={"PATH": os.environ["PATH"]},
+        [*runner, *arguments],
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=30,
     )
     assert done.stderr == ""
+    assert not list(folder.glob("tmp.*"))
     return done.returncode, done.stdout
 
 
-THERE = "CI=1 vm pytest --timeout 180 {}tests/cgroup{}\n"
+THERE = "\nin the virtual machine:\nCI=1 vm pytest --timeout 180 {}tests/cgroup{}\n"
 HERE = "pytest --ignore tests/cgroup {}\n"
+BESIDE, ALONE = HERE.format("--beside {}"), HERE.format("--alone {}")
+
+
+def expect_both(options: str = "", here: str = "tests") -> str:
+    told = BESIDE.format(options + here) + THERE.format(options, "")
+    return told + ALONE.format(options + here)
 
 
 def test_each_test_runs_where_it_belongs(tmp_path: Path) -> None:
     for arguments, told in {
-        (): THERE.format("", "") + HERE.format("tests"),
-        ("-x", "-k", "word"): THERE.format("-x -k word ", "") + HERE.format("-x -k word tests"),
-        ("tests",): THERE.format("", "") + HERE.format("tests"),
+        (): expect_both(),
+        ("-x", "-k", "word"): expect_both("-x -k word "),
+        ("tests",): expect_both(),
         ("tests/test_x.py::test_y",): HERE.format("tests/test_x.py::test_y"),
         ("tests/cgroup/test_z.py",): THERE.format("", "/test_z.py"),
-        ("tests/cgroup", "-x", "tests/test_x.py"): THERE.format("-x ", "")
-        + HERE.format("-x tests/test_x.py"),
+        ("tests/cgroup", "-x", "tests/test_x.py"): expect_both("-x ", "tests/test_x.py"),
     }.items():
         assert sort_tests(tmp_path, *arguments) == (0, told), arguments
 
 
 def test_no_failure_is_lost_between_the_two(tmp_path: Path) -> None:
-    assert sort_tests(tmp_path, there=1) == (1, THERE.format("", ""))
-    assert sort_tests(tmp_path, there=124) == (124, THERE.format("", ""))
-    assert sort_tests(tmp_path, here=1)[0] == 1
+    first = BESIDE.format("tests") + THERE.format("", "")
+    assert sort_tests(tmp_path, there=1) == (1, first)
+    assert sort_tests(tmp_path, there=124) == (124, first)
+    assert sort_tests(tmp_path, beside=1) == (1, first)
+    assert sort_tests(tmp_path, beside=2, there=1) == (1, first)
+    assert sort_tests(tmp_path, here=1) == (1, expect_both())
+    assert sort_tests(tmp_path, types=1) == (1, "")
     assert sort_tests(tmp_path, "-x", here=1, there=5)[0] == 1
+    assert sort_tests(tmp_path, "-x", beside=1, there=5)[0] == 1
+    assert sort_tests(tmp_path, "tests/test_x.py", here=1) == (1, HERE.format("tests/test_x.py"))
 
 
 def test_nothing_tested_is_a_failure_unless_an_option_chose_the_other_side(tmp_path: Path) -> None:
     assert sort_tests(tmp_path, there=5)[0] == 5
-    assert sort_tests(tmp_path, here=5)[0] == 5
+    assert sort_tests(tmp_path, beside=5, here=5)[0] == 5
     assert sort_tests(tmp_path, "tests/cgroup", "-x", there=5)[0] == 5
     assert sort_tests(tmp_path, "-k", "word", there=5)[0] == 0
-    assert sort_tests(tmp_path, "-k", "word", here=5)[0] == 0
-    assert sort_tests(tmp_path, "-k", "word", here=5, there=5)[0] == 5
+    assert sort_tests(tmp_path, "-k", "word", beside=5, here=5)[0] == 0
+    assert sort_tests(tmp_path, "-k", "word", beside=5, here=5, there=5)[0] == 5
+
+
+def test_either_kind_of_test_here_may_be_missing(tmp_path: Path) -> None:
+    for arguments in ((), ("-k", "word"), ("tests/cgroup", "tests/test_x.py")):
+        assert sort_tests(tmp_path, *arguments, beside=5)[0] == 0
+        assert sort_tests(tmp_path, *arguments, here=5)[0] == 0
+
+
+STAYS = "echo there >>told; trap 'echo stopped >>told; kill $!; exit' TERM; sleep 60 & wait"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("during", ["mypy", "--beside", "--alone"])
+def test_a_signal_ends_both_parts(tmp_path: Path, number: signal.Signals, during: str) -> None:
+    """Ctrl-C is sent to all by the terminal, the others to nobody but ci/test itself."""
+    told = tmp_path / "told"
+    runner = make_runner(
+        tmp_path,
+        f'case "$*" in *{during}*) echo here >>told; exec sleep 60 ;; esac',
+        "echo there >>told" if during == "--alone" else STAYS,
+    )
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        runner, env=environment, stdout=subprocess.PIPE, process_group=0
+    ) as process:
+        wait_for_lines(told, {"here", "there"})
+        send = os.killpg if number == signal.SIGINT else os.kill
+        send(process.pid, number)
+        process.communicate(timeout=20)  # until nobody has its stdout
+    assert process.returncode == -number
+    assert ("stopped" in told.read_text().splitlines()) == (during != "--alone")
+    assert not list(tmp_path.glob("tmp.*"))
+
+
+def test_the_machine_does_not_outlive_a_killed_run(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    runner = make_runner(tmp_path, 'case "$*" in mypy) read -r _; echo here >>told ;; esac', STAYS)
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(runner, env=environment, stdin=subprocess.PIPE) as process:
+        wait_for_lines(told, {"there"})
+        process.kill()
+        wait_for_lines(told, {"there", "stopped"})
+        process.communicate(b"\n")
+    wait_for_lines(told, {"there", "stopped", "here"})
+
+
+def wait_for_lines(file: Path, lines: set[str]) -> None:
+    deadline = time.monotonic() + 20
+    while not file.exists() or not lines <= set(file.read_text().splitlines()):
+        assert time.monotonic() < deadline, f"not all of {lines}"
+        time.sleep(0.01)
+
+
+CLOCKS = {"time", "monotonic", "perf_counter", "current_time", "sleep", "move_on_after"}
+CLOCKS |= {"wall_time_s", "cpu_time_s"}
+
+
+def list_beside() -> list[Path]:
+    """Files with tests that may run while the machine is busy."""
+    own = Path(__file__)
+    return [
+        path
+        for path in sorted((CHECKOUT / "tests").rglob("*.py"))
+        if path != own and "mark.beside" in path.read_text()
+    ]
+
+
+@pytest.mark.parametrize("path", list_beside(), ids=lambda path: path.stem)
+def test_what_runs_beside_others_reads_no_clock(path: Path) -> None:
+    """A verdict on time, or a measured one, would be the machine's. Waiting with a deadline, as
+    :func:`tests.sight.wait_until` does, is fine.
+    """
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert not used & CLOCKS
+    assert "tests/attacks" not in str(path), "there an honest neighbour must be done in time"
 
 
 def test_the_scripts_can_be_called() -> None:

@@ -23,6 +23,8 @@ from jail.idmap import (
 )
 from jail.subid import IdRange
 
+pytestmark = pytest.mark.beside
+
 MAX_EXTENTS = 340  # user_namespaces(7), since Linux 4.15
 MAX_ID = 2**32 - 2
 FREE = range(100_000, 2**31)

@@ -15,6 +15,8 @@ from jail.policy.filters import may_open_tcp
 from jail.policy.rule import Condition, Rule, Ruleset, Target
 from tests.test_plan import plan, see
 
+pytestmark = pytest.mark.beside
+
 NEVER: Final = kernel.LANDLOCK_ACCESS_FS_MAKE_CHAR | kernel.LANDLOCK_ACCESS_FS_MAKE_BLOCK
 OF_A_FILE: Final = (
     kernel.LANDLOCK_ACCESS_FS_EXECUTE

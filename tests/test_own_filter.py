@@ -20,6 +20,8 @@ from tests.command import run_jail
 from tests.conftest import OpenJail
 from tests.part import require
 
+pytestmark = pytest.mark.beside
+
 X86: Final = Target("x86_64", (6, 1))
 NARROW: Final = """
 default = { errno = "ENOSYS" }

@@ -31,6 +31,8 @@ from jail.source import HostTree, SourceFacts
 from jail.subid import IdRange
 from jail.user import HOST_GROUP, HOST_PASSWD
 
+pytestmark = pytest.mark.beside
+
 MiB = 1024 * 1024
 FACTS = make_facts()
 NO_SUBIDS = make_facts(subuids=(), subgids=())

@@ -16,6 +16,8 @@ from jail.policy.load import Policy, load_policy
 from tests import bpf
 from tests.policy_reading import GARBAGE, MACHINES, compiled, names, number
 
+pytestmark = pytest.mark.beside
+
 DEFAULT: Final = load_policy("default")
 ENOSYS: Final = bpf.ERRNO | errno.ENOSYS
 EPERM: Final = bpf.ERRNO | errno.EPERM

@@ -21,6 +21,8 @@ from jail.policy.show import find_purpose
 from jail.policy.telling import list_arguments, narrow
 from tests.command import JAIL, PATIENCE_S, Done, run_jail
 
+pytestmark = pytest.mark.beside
+
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 BASE: Final = """\
 # All that a program lives on. Much of

@@ -39,6 +39,8 @@ from tests.policy_reading import (
     telling_arguments,
 )
 
+pytestmark = pytest.mark.beside
+
 SHIPPED: Final = list_policies()
 EVERY_NUMBER: Final = (
     *range(1024),

@@ -18,6 +18,8 @@ from jail.policy.libseccomp import UNKNOWN, read_binding, read_number
 from jail.policy.number import call_name
 from tests.part import require
 
+pytestmark = pytest.mark.beside
+
 AT_FDCWD = 2**64 - 100
 NEWER = ("getxattrat", "listxattrat", "open_tree_attr", "removexattrat", "setxattrat")
 """than some libseccomp's names"""

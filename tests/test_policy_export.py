@@ -27,6 +27,8 @@ from tests import bpf
 from tests.command import run_jail
 from tests.oci import is_there, patience
 
+pytestmark = pytest.mark.beside
+
 MACHINES: Final = {"x86_64": bpf.X86_64, "aarch64": bpf.AARCH64}
 KERNELS: Final = ((4, 0), (6, 1), (7, 0))
 KERNEL_LIMIT: Final = 4096

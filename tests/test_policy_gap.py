@@ -12,6 +12,8 @@ from jail.policy.load import list_policies, load_policy
 from jail.policy.rule import Condition, Rule, Ruleset, Target
 from tests.command import run_jail
 
+pytestmark = pytest.mark.beside
+
 TARGETS: Final = [Target("x86_64", (6, 1)), Target("aarch64", (6, 1))]
 
 

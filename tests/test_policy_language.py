@@ -18,6 +18,8 @@ from jail.policy.load import MadePolicy, list_policies, load_policy, make_policy
 from jail.policy.rule import Rule, Ruleset, Target
 from tests.policy_reading import write_toml
 
+pytestmark = pytest.mark.beside
+
 RULE: Final = {"calls": ["read"], "action": "allow", "why": "because"}
 ONE: Final = {"arg": 0, "op": "eq", "value": 1}
 X86: Final = Target("x86_64", (6, 1))

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ import pytest
 
 from tests.command import PATIENCE_S, Done, run_jail, start_jail
 from tests.part import require
+from tests.sight import wait_until
+
+pytestmark = pytest.mark.beside
 
 SOCKETS = """
 import socket, sys
@@ -254,6 +256,25 @@ def test_paths_mounts_and_names_are_learned(folder: Path) -> None:
     assert (again.status, again.stdout) == (0, b"a word\n"), again.stderr
 
 
+CONNECT = "import socket; s = socket.socket(); s.settimeout(1); s.connect_ex(('198.51.100.1', 81))"
+
+
+def test_what_was_observed_of_the_network_becomes_its_rules(folder: Path) -> None:
+    policy = str(folder / "my.toml")
+    given = ["--observe", "--deny", "a.org", "--add-host", "db:10.1.2.3"]
+    learned = learn("-o", policy, *given, "--", "python3", "-c", CONNECT)
+    assert learned.status == 0, learned.stderr
+    (told,) = (line for line in learned.stderr.splitlines() if "now: jail run " in line)
+    words = shlex.split(told.partition("now: jail run ")[2])
+    assert words[: words.index("--")] == [
+        "--seccomp", policy, "--deny", "a.org", "--add-host", "db:10.1.2.3",
+        "--allow", "198.51.100.1:81",
+    ]  # fmt: skip
+    idle = learn("-o", policy, *given, "--", "true")
+    (told,) = (line for line in idle.stderr.splitlines() if "now: jail run " in line)
+    assert told.endswith(f"now: jail run --seccomp {policy} --add-host db:10.1.2.3 -- true")
+
+
 def test_a_profile_for_docker_lets_the_program_pass(policy: Path) -> None:
     profile = policy.with_suffix(".json")
     program = PROGRAMS["a pipe"]
@@ -365,17 +386,14 @@ def test_a_policy_is_not_touched_where_nothing_was_learned(policy: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_who_learns_may_be_ended(number: signal.Signals, folder: Path) -> None:
+async def test_who_learns_may_be_ended(number: signal.Signals, folder: Path) -> None:
     """And with it all that it watched, which the oracle looks for."""
     policy, sign = folder / "my.toml", folder / "out"
     sign.mkdir()
     sign.chmod(0o777)
     words = ("-o", str(policy), "-v", f"{sign}:/out", "--", "sh", "-c", "echo >/out/x; sleep 60")
     with start_jail("learn", *words, command="policy", stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (sign / "x").exists():
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.01)
+        await wait_until(lambda: (sign / "x").exists(), "it has begun", PATIENCE_S)
         process.send_signal(number)
         process.wait(PATIENCE_S)
     assert process.returncode == (128 + number if number == signal.SIGINT else -number)

@@ -19,6 +19,8 @@ from jail.policy.learn.use import find_rest
 from jail.policy.load import load_policy
 from jail.policy.rule import PASSING, Condition, Rule, Ruleset, Target
 
+pytestmark = pytest.mark.beside
+
 X86 = Target("x86_64", (6, 1))
 CALLS = ("socket", "fcntl", "ioctl", "seccomp", "openat", "kill", "getpid", "fork", "read", "close")
 ACTIONS = ("allow", "EPERM", "ENOSYS", "kill", "notify")

@@ -26,6 +26,8 @@ from jail.policy.learn.path import (
 )
 from jail.policy.learn.propose import find_uses, make_command, needs_network
 
+pytestmark = pytest.mark.beside
+
 QUESTION = bytes.fromhex("123401000001000000000000076578616d706c65036f72670000010001")
 
 

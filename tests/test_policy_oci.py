@@ -39,6 +39,8 @@ from tests.oci import (
 )
 from tests.part import require
 
+pytestmark = pytest.mark.beside
+
 
 @given(profiles, st.sampled_from(TARGETS), st.lists(values, min_size=6, max_size=6))
 @settings(patience, max_examples=400)

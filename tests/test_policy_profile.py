@@ -21,6 +21,8 @@ from tests.oci import (
     patience,
 )
 
+pytestmark = pytest.mark.beside
+
 ENTRY: Final = make_entry("read")
 DEEP: Final = b'{"defaultAction": ' + b"[" * 200_000
 

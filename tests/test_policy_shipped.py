@@ -22,6 +22,8 @@ from tests.policy_reading import (
 )
 from tests.test_policy import CLONE_NEW, DANGEROUS, DANGEROUS_ON_X86, PROBED, SET_ID
 
+pytestmark = pytest.mark.beside
+
 WIDER: Final = [
     ("strict", "plugin"),
     ("strict", "compute"),

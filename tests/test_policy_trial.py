@@ -21,6 +21,8 @@ from jail.trial.run import make_calls, shift_errnos, simulate_call, try_cases, t
 from tests.command import run_jail
 from tests.part import require
 
+pytestmark = pytest.mark.beside
+
 TARGET: Final = read_target()
 NUMBERS: Final = {name: number for number, name in read_names(TARGET.machine).items()}
 ALLOW_ALL: Final = INSTRUCTION.pack(RETURN, 0, 0, interpreter.ALLOW)

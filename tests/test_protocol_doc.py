@@ -21,6 +21,8 @@ from jail.agent import wire
 from jail.zygote import init, link
 from jail.zygote import server as zygote
 
+pytestmark = pytest.mark.beside
+
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs/protocol.md"
 COMMAND: Final = "python -m tests.test_protocol_doc"
 

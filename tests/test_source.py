@@ -21,6 +21,8 @@ from jail.source import (
     read_top_dirs,
 )
 
+pytestmark = pytest.mark.beside
+
 
 def assert_refused(path: Path | str, *words: str) -> None:
     with pytest.raises(SpecError) as caught:

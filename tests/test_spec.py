@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jail import JailSpec, Limits, SpecError, Tmpfs, Volume, make_spec
 from jail.check import MAX_ENV_BYTES, check_argv, check_env
 from jail.limit import parse_ulimit
+from jail.network.check import NETWORKS
 from jail.program import make_program
 from jail.spec import parse_env, parse_tmpfs, parse_volume
 from jail.units import format_size, parse_count, parse_size, parse_time
@@ -180,7 +181,7 @@ TYPOS: list[dict[str, Any]] = [
     {"memroy": "1m"}, {"Memory": "1m"}, {"cpu": 1}, {"timeout": 1}, {"ulimit": {}},
     {"memory": "12q"}, {"memory": 0}, {"memory": "0"}, {"wall_time": "1 day"}, {"pids_limit": 1.5},
     {"pids_limit": "many"}, {"output_limit": -5}, {"disk": ""}, {"cpu_time": "-1s"},
-    {"network": "hots"}, {"network": "None"}, {"network": None}, {"network": True},
+    {"network": "hots"}, {"network": "None"}, {"network": ""}, {"network": True},
     {"userns": "sinlge"}, {"userns": ["auto"]}, {"read_only": "no"}, {"read_only": 1},
     {"volumes": "/a:/b"}, {"volumes": ["/a"]}, {"volumes": ["/a:/b:r"]}, {"volumes": [":/b"]},
     {"volumes": ["/a:b"]}, {"volumes": ["/a:/b:ro:z"]}, {"volumes": ["/a:/x/../../b"]},
@@ -220,7 +221,8 @@ def test_a_typo_is_one_clear_line(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "None"}, {"network": "bridge"}, {"userns": ""}, {"read_only": "false"},
+        {"network": "None"}, {"network": None}, {"network": "bridge"}, {"userns": ""},
+        {"read_only": "false"},
         {"workdir": "/a/../.."}, {"hostname": "a b"}, {"limits": None}, {"env": {"A": 1}},
         {"volumes": ("/a:/b",)}, {"volumes": (Volume("/a", "/b"), Volume("/c", "/b"))},
         {"require": {"memory": None}}, {"rootfs": ""}, {"seccomp": ""}, {"user": 0},
@@ -279,7 +281,8 @@ words = st.sampled_from(
     [
         "rootfs", "volumes", "tmpfs", "env", "workdir", "user", "hostname", "read_only", "network",
         "seccomp", "userns", "require", "limits", "memory", "cpu_time", "wall_time", "pids_limit",
-        "output_limit", "disk", "ulimits", "anything",
+        "output_limit", "disk", "ulimits", "anything", "allow", "deny", "observe",
+        "add_host", "dns", "publish",
     ]
 )  # fmt: skip
 
@@ -293,7 +296,7 @@ def test_whatever_is_asked_the_answer_is_a_spec_or_a_spec_error(options: dict[st
         assert_clear(error)
         return
     assert isinstance(spec, JailSpec)
-    assert spec.network in ("none", "host")
+    assert spec.network in NETWORKS
     assert spec.workdir.startswith("/")
     for target in [v.target for v in spec.volumes] + [t.target for t in spec.tmpfs]:
         assert target.startswith("/")

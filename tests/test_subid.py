@@ -24,6 +24,8 @@ from jail.subid import (
     subtract_ranges,
 )
 
+pytestmark = pytest.mark.beside
+
 ALICE = "alice:100000:65536"
 
 

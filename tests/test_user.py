@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from jail import SpecError
 from jail.user import DEFAULT_USER, HOST_GROUP, HOST_PASSWD, User, find_user, make_passwd
 
+pytestmark = pytest.mark.beside
+
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
 daemon:x:2:3::/:/bin/false

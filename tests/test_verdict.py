@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from jail import Result, Verdict
 from jail.verdict import LIMIT_OF_SIGNAL, ORDER, VERDICT_OF, Breach, Facts, decide
 
+pytestmark = pytest.mark.beside
+
 LIMITS = sorted(VERDICT_OF)
 FIRST_OF = {verdict: limit for limit, verdict in reversed(VERDICT_OF.items())}
 

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from jail.agent import wire
 
+pytestmark = pytest.mark.beside
+
 ALL: Final = wire.REQUESTS | wire.FACTS
 KINDS: Final = sorted(ALL)
 KiB: Final = 1024

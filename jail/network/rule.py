@@ -255,15 +255,31 @@ def _parse_pattern(text: str, what: str) -> str:
     if text == "*":
         return text
     star = "*." if text.startswith("*.") else ""
-    name = _encode(text.removeprefix(star).removesuffix("."))
-    if "*" in name:
+    if "*" in text.removeprefix(star):
         raise SpecError(f"{what}: a * stands for whole labels at the front, as in *.example.org")
-    labels = name.split(".")
-    if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)) or _NUMBER.fullmatch(labels[-1]):
+    name = find_name(text.removeprefix(star))
+    if name is None:
         raise SpecError(
             f"{what}: neither a name nor a network; write example.org, *.example.org or 10.1.0.0/16"
         )
     return star + name
+
+
+def parse_name(text: str, what: str) -> str:
+    """A host's name as the DNS has it: lower case, without the last dot."""
+    name = find_name(text.strip().lower())
+    if name is None:
+        raise SpecError(f"{what}: {show(text)} is no name of a host")
+    return name
+
+
+def find_name(text: str) -> str | None:
+    """None for what is none; numbers at its end would make it an address: inet_aton(3)."""
+    name = _encode(text.removesuffix("."))
+    labels = name.split(".")
+    if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)) or _NUMBER.fullmatch(labels[-1]):
+        return None
+    return name
 
 
 def _encode(name: str) -> str:

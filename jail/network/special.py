@@ -1,4 +1,4 @@
-"""Addresses that stay shut unless somebody names them: the host's, its neighbours', nobody's. Pure."""
+"""Addresses that stay shut unless somebody names them. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _RANGES: Final[tuple[tuple[Network, str], ...]] = tuple(
     for text, what in (
         ("169.254.169.254/32", "cloud metadata"),
         ("fd00:ec2::254/128", "cloud metadata"),
+        ("168.63.129.16/32", "cloud metadata"),  # Azure's wire server, the one in a public range
         ("0.0.0.0/8", "this host"),
         ("127.0.0.0/8", "loopback"),
         ("::1/128", "loopback"),
@@ -28,11 +29,13 @@ _RANGES: Final[tuple[tuple[Network, str], ...]] = tuple(
         ("fc00::/7", "private"),
         ("fec0::/10", "private"),
         ("100.64.0.0/10", "shared (carrier NAT)"),
+        ("192.0.0.0/24", "reserved"),
         ("224.0.0.0/4", "multicast"),
         ("ff00::/8", "multicast"),
         ("240.0.0.0/4", "reserved"),
         # IPv4 in another dress: what it stands for would be reached.
         ("::ffff:0:0/96", "IPv4-mapped"),
+        ("::ffff:0:0:0/96", "IPv4-translated"),
         ("::/96", "IPv4-compatible"),
         ("64:ff9b::/96", "NAT64"),
         ("64:ff9b:1::/48", "NAT64"),

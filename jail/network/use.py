@@ -19,11 +19,13 @@ class Attempt:
     protocol: Protocol
     allowed: bool
     name: str = ""
-    """what was asked for or spoken: a DNS name, a TLS server name, an HTTP host"""
+    """what was asked for, what the address was the answer to, or what was refused"""
     address: str = ""
     port: int = 0
     reason: str = ""
     remedy: str = ""
+    spoken: str = ""
+    """what TLS or HTTP called the other side, where that is not ``name``"""
     count: int = 1
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -41,10 +43,20 @@ class NetworkUse:
     attempts: tuple[Attempt, ...] = field(default=())
     partial: bool = False
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Rules that would have allowed what was reached, as ``--allow`` has them."""
+        if not self.attempts:
+            return ()
+        from jail.network.advice import find_rules
+
+        return find_rules(self).needed
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "driver": self.driver,
+            "needed": list(self.needed),
             "attempts": [each.to_json() for each in self.attempts],
             "partial": self.partial,
         }

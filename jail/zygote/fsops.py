@@ -37,6 +37,7 @@ from jail.zygote.way import (
     make_way,
     open_mount_point,
     open_source,
+    write_over,
 )
 
 Rung = Callable[[str], AbstractContextManager[None]]
@@ -84,7 +85,11 @@ class Builder:
         self._sources = [open_source(each) for each in self._plan.sources]
 
     def build(self, rung: Rung) -> None:
-        """The scratch filesystem, the root, then every step."""
+        """The scratch filesystem, the root, then every step.
+
+        The invoking user's umask is the program's, and not for what all ids inside must read.
+        """
+        umask = os.umask(0o022)
         self._copy_trees(rung)
         with rung("mount tmpfs"):
             self._mount_scratch()
@@ -93,6 +98,7 @@ class Builder:
         for step in self._plan.steps:
             with rung(name_step(step)):
                 self._apply[type(step)](step)
+        os.umask(umask)
 
     def _copy_trees(self, rung: Rung) -> None:
         """What is bound, before anything of ours is mounted: a copy of /tmp has what lies on it."""
@@ -161,6 +167,8 @@ class Builder:
         for step in self._plan.steps:
             if isinstance(step, Bind | Mount):
                 make_way(lower, upper, step.path)
+        for path, data in self._plan.root.files:
+            write_over(lower, upper, path, data)
         os.close(upper)
         options: dict[str, str | None] = {
             "lowerdir": f"/proc/self/fd/{lower}",

@@ -21,7 +21,7 @@ from jail.agent import filter, server, wire
 from jail.kernel import landlock, mount, process
 from jail.kernel.file import openat2
 from jail.launchplan import Landlock, LaunchPlan
-from jail.zygote import leaf, link
+from jail.zygote import gate, leaf, link
 from jail.zygote.fsops import Builder
 from jail.zygote.way import IN_ROOT, RefusedError
 
@@ -60,6 +60,7 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
             if failure is not None:
                 raise failure
             plan = receive_plan(sock)
+            gate_fds = open_gate(plan)
             listener_fd, *fds = climb(plan)
             used = read_used(leaf_fd)
         except StepError as error:
@@ -71,6 +72,8 @@ def run_init(handover_fd: int, leaf_fd: int, flags: int, rehearsal: bytes) -> No
         wire.send_with_fds(sock, wire.pack_frame(wire.Ready(wire.PROTOCOL_VERSION, *used)), fds)
         if listener_fd >= 0:
             wire.send_with_fds(sock, wire.pack_frame(wire.Listening(0)), (listener_fd,))
+        if gate_fds:
+            wire.send_with_fds(sock, wire.pack_frame(wire.Gated()), gate_fds)
         close_all_but(sock.fileno())
         server.serve(sock, make_own_filter(plan))
         os._exit(0)
@@ -112,6 +115,14 @@ def rehearse(body: bytes) -> None:
         openat2(-1, "rehearsal", os.O_PATH, 0)
     with contextlib.suppress(OSError):
         landlock.landlock_add_rule(-1, -1, 0)
+
+
+def open_gate(plan: LaunchPlan) -> list[int]:
+    """The sockets of a network that leads to the supervisor, where it is of that kind."""
+    if plan.gate is None:
+        return []
+    with rung("gate"):
+        return gate.open_gate(plan.gate)
 
 
 def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:

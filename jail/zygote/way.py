@@ -86,6 +86,25 @@ def make_way(lower: int, upper: int, path: str) -> None:
             os.chmod(name, mode, dir_fd=upper)
 
 
+def write_over(lower: int, upper: int, path: str, data: bytes) -> None:
+    """A file in the upper layer: whatever lies at its place in the lower one, which may be a link
+    to anywhere, is not looked at.
+    """
+    folder, _, _ = path.rpartition("/")
+    mode = 0o755
+    with contextlib.suppress(FileNotFoundError):
+        fd = open_mount_point(lower, folder)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o1777
+        os.close(fd)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700, dir_fd=upper)
+        os.chmod(folder, mode, dir_fd=upper)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=upper)
+    os.fchmod(fd, 0o644)
+    os.write(fd, data)
+    os.close(fd)
+
+
 def exists(root: int, path: str) -> bool:
     try:
         os.close(openat2(root, path, os.O_PATH, IN_ROOT))

@@ -13,6 +13,8 @@ from tests.part import require
 from tests.programs.program import PYTHON3
 from tests.programs.test_programs import fine, names_of_denied
 
+pytestmark = pytest.mark.beside
+
 SITE: Final = sysconfig.get_path("purelib")
 ENV: Final = {"HOME": "/tmp", "PYTHONPATH": "/site"}
 WHEEL: Final = r"""

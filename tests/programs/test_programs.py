@@ -14,6 +14,8 @@ from jail import Jail, Result, Supervisor, Verdict
 from tests.part import require
 from tests.programs.program import ALL, NETWORKED, PROGRAMS, Program
 
+pytestmark = pytest.mark.beside
+
 SOURCES: Final = Path(__file__).parent / "source"
 BUILDS: Final = (
     "gcc -O2 -Wall -Werror -pthread -o c c.c",

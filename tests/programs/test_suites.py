@@ -12,6 +12,8 @@ from tests.part import require
 from tests.programs.program import PYTHON3
 from tests.programs.test_programs import fine
 
+pytestmark = pytest.mark.beside
+
 ROOM: Final[dict[str, Any]] = {
     "memory": "2g",
     "disk": "1g",

@@ -6,7 +6,7 @@ for what is not there and :class:`StuckError` for what failed, with the step tha
 
 from __future__ import annotations
 
-from jail.doctor.attempt import feature, mount, namespace, program
+from jail.doctor.attempt import feature, mount, namespace, network, program
 from jail.doctor.attempt.base import AbsentError, Attempt, Setting, StuckError
 
 __all__ = ["ATTEMPTS", "AbsentError", "Attempt", "Setting", "StuckError"]
@@ -37,8 +37,7 @@ ATTEMPTS: dict[str, Attempt] = {
     "newuidmap": program.make_id_attempt("newuidmap", "uid_map"),
     "newgidmap": program.make_id_attempt("newgidmap", "gid_map"),
     "/dev/net/tun": feature.make_device_attempt("/dev/net/tun"),
-    "slirp4netns": program.make_version_attempt("slirp4netns"),
-    "pasta": program.make_version_attempt("pasta"),
+    **network.ATTEMPTS,
     "/dev/fuse": feature.make_device_attempt("/dev/fuse"),
     "fuse-overlayfs": program.make_version_attempt("fuse-overlayfs"),
     "bwrap": program.make_version_attempt("bwrap"),

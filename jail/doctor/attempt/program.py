@@ -38,9 +38,13 @@ def make_version_attempt(program: str) -> Attempt:
     def attempt(setting: Setting) -> str:
         if program not in setting.helpers:
             raise AbsentError("not installed")
-        return _run(setting, program, "--version")
+        return ask_version(setting, program)
 
     return attempt
+
+
+def ask_version(setting: Setting, program: str) -> str:
+    return _run(setting, program, "--version")
 
 
 def try_libseccomp(setting: Setting) -> str:

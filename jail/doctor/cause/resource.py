@@ -75,6 +75,38 @@ def program_missing(failure: Failure) -> Cause | None:
     )
 
 
+def network_helper_useless(failure: Failure) -> Cause | None:
+    """It tells its version, and makes no network."""
+    program, _, what = failure.step.partition(" ")
+    if program not in _TRY_NETWORK or not what:
+        return None
+    if what == "uplink":
+        return Cause(
+            "no-uplink",
+            "no interface here has a default route",
+            f"{program} gives a jail the addresses of that interface. Connect this host, or use "
+            "--network slirp4netns, which needs none. Its default routes:",
+            ("ip route show default", "ip -6 route show default"),
+        )
+    if what == "version":
+        return Cause(
+            f"{program}-old",
+            f"{program} is too old for a jail",
+            "It has not all of the options that shut the host's side. Install a newer one, of a "
+            "later release of your distribution if need be:",
+            install_lines(program, failure.facts.distro),
+        )
+    return Cause(
+        f"{program}-fails",
+        f"{program} is there, and makes no network",
+        "See whether it does without jail, and what it says:",
+        (f"unshare -Urn sleep 9 & sleep 1; {_TRY_NETWORK[program]}",),
+    )
+
+
+_TRY_NETWORK = {"pasta": "pasta -f --config-net $!", "slirp4netns": "slirp4netns -c $! eth0"}
+
+
 def landlock_missing(failure: Failure) -> Cause | None:
     """EOPNOTSUPP where it was built in, and not started: landlock_create_ruleset(2)."""
     facts = failure.facts
@@ -210,6 +242,7 @@ RULES: tuple[Rule, ...] = (
     files_exhausted,
     memory_exhausted,
     program_missing,
+    network_helper_useless,
     landlock_missing,
     listener_taken,
     feature_missing,

@@ -26,8 +26,10 @@ as a difference to “strict”. --seccomp decides meanwhile: nothing is allowed
 the program does only sometimes is learned when it does it: run it again with --append.
 Exit status: the program's own.
 """
-DECIDED_ANEW: Final = ("seccomp", "volume", "tmpfs", "network")
+DECIDED_ANEW: Final = ("seccomp", "volume", "tmpfs")
 """options of the jail that are proposed by what was seen, not as they were given"""
+FOR_NETWORK: Final = ("network", "allow", "deny", "observe", "publish", "dns")
+"""those that only a program needs that spoke to somebody"""
 
 
 class Recorder:
@@ -44,6 +46,7 @@ class Recorder:
 def add_learn(commands: Any) -> None:
     """``jail policy learn``."""
     from jail.cli import add_jail_options, add_limit_options
+    from jail.network.option import add_network_options
 
     parser = commands.add_parser(
         "learn",
@@ -61,6 +64,7 @@ def add_learn(commands: Any) -> None:
     add("--help", action="help", help="this text")
     recorder = Recorder(parser.add_argument_group("the jail, as with jail run"))
     add_jail_options(recorder)
+    add_network_options(recorder)
     add_limit_options(recorder)
     run = parser.add_argument_group("the run").add_argument
     run("-i", "--interactive", action="store_true", help="pass our stdin on; else it is empty")
@@ -97,7 +101,7 @@ def learn(args: argparse.Namespace) -> int:
     tell_end(result)
     mounts = list_mounts(spec, learned)
     learned.mounts.update(mounts)
-    command = find_command(args, argv, mounts, learned)
+    command = find_command(args, argv, mounts, learned, list_rules(args, result))
     missing = find_shown(spec, learned)
     if before is not None:
         before.add(learned)
@@ -173,23 +177,39 @@ def watch_program(
 
 
 def find_command(
-    args: argparse.Namespace, argv: tuple[str, ...], mounts: list[str], learned: Learned
+    args: argparse.Namespace,
+    argv: tuple[str, ...],
+    mounts: list[str],
+    learned: Learned,
+    rules: list[str],
 ) -> str:
     """``jail run`` as this program needs it."""
     from jail.policy.learn.propose import make_command, needs_network
 
-    options = [*list_options(args), *mounts]
-    if args.network != "none" and needs_network(learned):
-        options.append(f"--network {args.network}")
+    left_out: tuple[str, ...] = DECIDED_ANEW
+    if not needs_network(learned):
+        left_out, rules = left_out + FOR_NETWORK, []
+    elif args.observe:
+        left_out += ("network", "allow", "observe")
+    options = [*list_options(args, left_out), *rules, *mounts]
     return make_command(options, args.output or "", argv)
 
 
-def list_options(args: argparse.Namespace) -> list[str]:
-    """Those that were given, but for what was learned."""
+def list_rules(args: argparse.Namespace, result: Result) -> list[str]:
+    """In the place of --observe, what it let pass."""
+    if not args.observe:
+        return []
+    from jail.network.advice import find_rules
+
+    return [f"--allow {rule}" for rules in find_rules(result.network) for rule in rules]
+
+
+def list_options(args: argparse.Namespace, left_out: tuple[str, ...]) -> list[str]:
+    """Those that were given, but for these."""
     words = []
     for option in args.jail_options:
         value, name = getattr(args, option.dest), option.option_strings[0]
-        if option.dest in DECIDED_ANEW or value == option.default:
+        if option.dest in left_out or value == option.default:
             continue
         if value is True:
             words.append(name)
