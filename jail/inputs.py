@@ -11,6 +11,7 @@ from jail.policy import cache
 from jail.policy.action import Report
 from jail.policy.filters import Filters
 from jail.policy.load import Policy, load_policy
+from jail.network.uplink import read_uplink
 from jail.source import (
     read_devices,
     read_host_tree,
@@ -20,7 +21,6 @@ from jail.source import (
     read_source,
     read_throttle,
     read_top_dirs,
-    read_uplink,
 )
 from jail.spec import JailSpec
 from jail.user import HOST_GROUP, HOST_PASSWD

@@ -160,15 +160,6 @@ def read_resolv_conf() -> str:
         return ""
 
 
-def read_uplink() -> bool:
-    """Whether there is a default route: destination and mask 0, proc_net(5)."""
-    rows = [line.split() for line in read_text("/proc/net/route").splitlines()[1:]]
-    if any(len(row) > 7 and row[1] == row[7] == "0" * 8 for row in rows):
-        return True
-    rows = [line.split() for line in read_text("/proc/net/ipv6_route").splitlines()]
-    return any(len(r) == 10 and r[0] == "0" * 32 and r[1] == "00" and r[9] != "lo" for r in rows)
-
-
 def read_inside(root: str, path: str) -> str:
     """A small text file below a root that may be hostile; "" where it is missing or odd."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
