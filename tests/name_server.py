@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -104,18 +105,34 @@ def answer_with(*records: str) -> Callable[[Message, str], list[Said]]:
 async def open_name_server(
     say: Callable[[Message, str], list[Said]],
     serve_stream: Callable[[trio.SocketStream], Awaitable[None]] | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncGenerator[NameServer, None]:
     """Listens on one port of loopback until the block ends."""
     server = NameServer(say)
-    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    server.address = listener.socket.getsockname()
-    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        await sock.bind(server.address)
+    listener, sock = await open_sockets(host)
+    server.address = (host, listener.socket.getsockname()[1])
+    with sock:
         async with listener, trio.open_nursery() as nursery:
             nursery.start_soon(serve_datagrams, server, sock)
             nursery.start_soon(trio.serve_listeners, serve_stream or server.serve, [listener])
             yield server
             nursery.cancel_scope.cancel()
+
+
+async def open_sockets(host: str) -> tuple[trio.SocketListener, trio.socket.SocketType]:
+    """Of one port; one that is free for TCP may be another's for UDP."""
+    while True:
+        [listener] = await trio.open_tcp_listeners(0, host=host)
+        sock = trio.socket.socket(listener.socket.family, socket.SOCK_DGRAM)
+        try:
+            await sock.bind(listener.socket.getsockname())
+        except OSError as error:
+            sock.close()
+            await listener.aclose()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return listener, sock
 
 
 async def serve_datagrams(server: NameServer, sock: trio.socket.SocketType) -> None:

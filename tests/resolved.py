@@ -1,7 +1,8 @@
 """``python -m tests.resolved COMMAND…``: runs it where our resolver is the only name server.
 
 In namespaces of its own (``unshare -Urnm``), with an allow-list of ``*.example.org`` and a name
-server outside that knows a few names. Prints what came of it, as JSON.
+server behind it that knows a few names, at a link-local address as routers announce them. Prints
+what came of it, as JSON.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ ZONE: Final = make_zone(
     inside_example_org="A 198.51.100.8; AAAA fd00::8",
     many_example_org=";".join(f"A 198.51.100.{n}" for n in range(60)),
 )
+OUTSIDE: Final = "fe80::1%lo"
 HERE: Final = ("127.0.0.1", 53)
 
 
 async def main(argv: list[str]) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ip", "address", "add", "fe80::1/64", "dev", "lo"], check=True)
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
         file.write("nameserver 127.0.0.1\n")
         file.flush()
         subprocess.run(["mount", "--bind", file.name, "/etc/resolv.conf"], check=True)
-        async with open_name_server(ZONE) as server, trio.open_nursery() as nursery:
+        async with open_name_server(ZONE, host=OUTSIDE) as server, trio.open_nursery() as nursery:
             desk = open_desk(server.address, allow=["*.example.org"])
             await nursery.start(serve_datagrams, desk)
             listeners = await trio.open_tcp_listeners(HERE[1], host=HERE[0])

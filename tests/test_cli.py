@@ -227,6 +227,31 @@ def test_the_host_s_network_only_when_asked_for() -> None:
     )
 
 
+def test_rules_make_a_network_that_has_nothing_else() -> None:
+    script = "cat /etc/resolv.conf; getent hosts db; getent hosts example.com; exit 0"
+    words = ["--allow", "example.org:443", "--add-host", "db:10.1.2.3", "--explain-denied"]
+    done = run_jail(*words, "--", "sh", "-c", script)
+    assert done.stdout.split() == [b"nameserver", b"10.0.2.3", b"10.1.2.3", b"db"]
+    lines = done.stderr.splitlines()
+    assert any(each.startswith("jail: refused: the name example.com: ") for each in lines)
+    assert lines[-2:] == ["  no rule allows this name", "  allowed by: --allow example.com"]
+
+
+def test_what_is_observed_is_told_as_options() -> None:
+    connect = "import socket; socket.socket().connect_ex(('169.254.169.254', 80))"
+    words = ["--observe", "--", "python3", "-c", connect]
+    assert run_jail(*words).stderr.splitlines() == [
+        "jail: refused: TCP to 169.254.169.254, port 80: once",
+        "  cloud metadata address",
+        "  allowed by: --allow 169.254.169.254:80",
+        "jail: needed: no rule",
+    ]
+    told = run_jail("--json", "-", *words).json["network"]
+    assert (told["driver"], told["needed"], told["partial"]) == ("filtered", [], False)
+    (attempt,) = told["attempts"]
+    assert (attempt["protocol"], attempt["allowed"], attempt["port"]) == ("tcp", False, 80)
+
+
 def test_a_weaker_mechanism_than_required_is_refused_with_the_remedy() -> None:
     done = run_jail("--require", "memory=cgroup", "--", "true")
     assert done.status == 125
@@ -290,6 +315,14 @@ WRONG = {
     "a target with dots": (["-v", "/usr:/a/../b", "--", "true"], "must not contain .."),
     "an environment without a value": (["-e", "HOME", "--", "true"], "write K=V"),
     "an unknown network": (["--network", "bridge", "--", "true"], "none, host"),
+    "a rule that is none": (["--allow", "http://a.org", "--", "true"], "http://a.org"),
+    "a wildcard in the middle": (["--deny", "a.*.org", "--", "true"], "at the front"),
+    "rules for another network": (
+        ["--network", "host", "--observe", "--", "true"],
+        "network filtered",
+    ),
+    "ports twice": (["--network", "slirp", "-p", "80:1", "-p", "80:2", "--", "true"], "same port"),
+    "ports with no way in": (["-p", "80:80", "--", "true"], "no way in"),
     "an unknown policy": (["--seccomp", "lax", "--", "true"], "no seccomp policy 'lax'"),
     "an unknown namespace": (["--userns", "keep-id", "--", "true"], "auto, single"),
     "an unknown ulimit": (["--ulimit", "files=3", "--", "true"], "ulimit 'files'"),
@@ -358,6 +391,12 @@ def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--ulimit",
         "--read-only",
         "--network",
+        "--allow",
+        "--deny",
+        "--observe",
+        "--publish",
+        "--add-host",
+        "--dns",
         "--seccomp",
         "--userns",
         "--require",
@@ -373,6 +412,7 @@ def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "-i",
         "-t",
         "-m",
+        "-p",
     ]:
         assert f"{option} " in text or f"{option}," in text or f"{option}\n" in text, option
 

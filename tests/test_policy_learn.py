@@ -256,6 +256,25 @@ def test_paths_mounts_and_names_are_learned(folder: Path) -> None:
     assert (again.status, again.stdout) == (0, b"a word\n"), again.stderr
 
 
+CONNECT = "import socket; s = socket.socket(); s.settimeout(1); s.connect_ex(('198.51.100.1', 81))"
+
+
+def test_what_was_observed_of_the_network_becomes_its_rules(folder: Path) -> None:
+    policy = str(folder / "my.toml")
+    given = ["--observe", "--deny", "a.org", "--add-host", "db:10.1.2.3"]
+    learned = learn("-o", policy, *given, "--", "python3", "-c", CONNECT)
+    assert learned.status == 0, learned.stderr
+    (told,) = (line for line in learned.stderr.splitlines() if "now: jail run " in line)
+    words = shlex.split(told.partition("now: jail run ")[2])
+    assert words[: words.index("--")] == [
+        "--seccomp", policy, "--deny", "a.org", "--add-host", "db:10.1.2.3",
+        "--allow", "198.51.100.1:81",
+    ]  # fmt: skip
+    idle = learn("-o", policy, *given, "--", "true")
+    (told,) = (line for line in idle.stderr.splitlines() if "now: jail run " in line)
+    assert told.endswith(f"now: jail run --seccomp {policy} --add-host db:10.1.2.3 -- true")
+
+
 def test_a_profile_for_docker_lets_the_program_pass(policy: Path) -> None:
     profile = policy.with_suffix(".json")
     program = PROGRAMS["a pipe"]

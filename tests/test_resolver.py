@@ -23,7 +23,8 @@ from jail.egress import resolver as resolver_module
 from jail.egress import stream as stream_module
 from jail.egress import upstream as upstream_module
 from jail.egress.memory import Memory
-from jail.egress.outcome import MAX_LIFETIME_S, MIN_LIFETIME_S, Outcome, Records, make_failed
+from jail.egress.message import Records
+from jail.egress.outcome import MAX_LIFETIME_S, MIN_LIFETIME_S, Outcome, make_failed
 from jail.egress.question import Question, make_echo, parse_question
 from jail.egress.resolver import Query
 from jail.egress.upstream import Upstream, parse_upstreams, read_upstreams
@@ -38,6 +39,7 @@ ZONE = make_zone(
     cdn_example_org="20 CNAME edge.example.net.",
     edge_example_net="300 A 198.51.100.8",
     seven_example_org="7 A 198.51.100.9",
+    gone_example_org="3600 CNAME missing.example.org.",
     empty_example_org="TXT nothing",
 )
 
@@ -245,13 +247,14 @@ async def test_lifetimes_are_neither_nothing_nor_for_ever(ttl: int, told: int) -
         assert not desk.is_open(WWW)
 
 
-async def test_that_there_is_nothing_is_not_remembered_for_long() -> None:
+@pytest.mark.parametrize("name", ["missing.example.org", "gone.example.org"])
+async def test_that_there_is_nothing_is_not_remembered_for_long(name: str) -> None:
     async with open_world(ZONE, allow=["*"]) as (desk, server):
         for _ in range(3):
-            await desk.ask("missing.example.org")
+            await desk.ask(name)
         assert len(server.asked) == 1
         desk.now_s += 30
-        await desk.ask("missing.example.org")
+        await desk.ask(name)
         assert len(server.asked) == 2
 
 
@@ -262,12 +265,13 @@ def test_memory_is_bounded_and_holds_neither_failures_nor_monsters() -> None:
         memory.put((str(number), kind), Outcome(dns.rcode.NOERROR, lifetime_s=10), 0.0)
     assert len(memory) == 4
     assert memory.find(("19", kind), 9.0) is not None
-    assert memory.find(("19", kind), 10.0) is None
+    assert memory.find(("18", kind), 10.0) is None
     memory.put(("failed", kind), make_failed("?"), 0.0)
     text = dns.rdata.from_text("IN", "TXT", " ".join(['"' + "x" * 250 + '"'] * 20))
     records = (Records(dns.name.root, dns.rdatatype.RdataType.TXT, (text,)),)
     memory.put(("big", kind), Outcome(dns.rcode.NOERROR, records, 10), 0.0)
     assert memory.find(("failed", kind), 0.0) is memory.find(("big", kind), 0.0) is None
+    assert len(memory) == 3
 
 
 # -- upstream -------------------------------------------------------------------------------------
@@ -310,6 +314,12 @@ async def test_a_truncated_answer_is_asked_for_over_tcp_and_so_is_ours() -> None
         assert len(texts(await desk.send(query, over_tcp=True))) == 60
 
 
+async def test_a_name_server_is_asked_over_ipv6() -> None:
+    async with open_name_server(ZONE, host="::1") as server:
+        desk = open_desk(server.address, allow=["*"])
+        assert texts(await desk.ask("www.example.org")) == ["198.51.100.7"]
+
+
 async def test_twenty_addresses_are_all_open() -> None:
     zone = make_zone(www_example_org=";".join(f"A 198.51.100.{n}" for n in range(20)))
     async with open_world(zone, allow=["www.example.org"]) as (desk, _):
@@ -342,6 +352,11 @@ async def test_where_none_answers_the_answer_is_that_nobody_knows() -> None:
     assert reply.rcode() == dns.rcode.SERVFAIL
     assert desk.told[0].allowed
     assert "refused" in desk.told[0].failure
+
+
+async def test_a_name_server_behind_an_interface_that_is_gone_does_not_answer() -> None:
+    reply = await open_desk(("fe80::1%gone0", 53), allow=["*"]).ask("www.example.org")
+    assert reply.rcode() == dns.rcode.SERVFAIL
 
 
 async def test_a_silent_name_server_costs_its_time_and_the_next_one_answers(
@@ -412,6 +427,7 @@ async def test_a_hundred_questions_wait_their_turn(monkeypatch: pytest.MonkeyPat
 
 async def test_too_many_that_wait_are_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver_module, "WHOLE_S", 0.3)
+    monkeypatch.setattr(resolver_module, "ASKED_BURST", 1000)
     names = [f"n{n}.example.org" for n in range(resolver_module.MAX_WAITING + 10)]
     async with open_world(lambda *_: [], allow=["*"]) as (desk, _):
         replies = await ask_all(desk, names)
@@ -419,6 +435,17 @@ async def test_too_many_that_wait_are_told_to_try_again(monkeypatch: pytest.Monk
         failures = [each.failure for each in desk.told]
         assert failures.count("too many questions at once") == 10
         assert failures.count("no name server answers") == resolver_module.MAX_WAITING
+
+
+async def test_a_flood_of_names_does_not_reach_the_name_servers() -> None:
+    names = [f"n{n}.example.org" for n in range(resolver_module.ASKED_BURST + 20)]
+    async with open_world(ZONE, allow=["*"]) as (desk, server):
+        for name in names:
+            await desk.ask(name)
+        assert len(server.asked) == resolver_module.ASKED_BURST
+        assert [each.failure for each in desk.told][-20:] == ["too many questions at once"] * 20
+        desk.now_s += 1
+        assert (await desk.ask("www.example.org")).rcode() == dns.rcode.NOERROR
 
 
 async def test_a_flood_is_answered_without_a_look_at_it() -> None:
@@ -548,7 +575,9 @@ def test_whatever_comes_is_a_question_or_is_answered_or_ignored(packet: bytes) -
     assert (found is None) == (echo is None) == bool(is_reply)
     for reply in (found, echo):
         if isinstance(reply, bytes):
-            assert reply[:2] == packet[:2] and reply[2] & 0x80 and reply[3] & 0x0F
+            assert reply[:2] == packet[:2] and reply[2] & 0x80
+    if isinstance(found, bytes):
+        assert dns.message.from_wire(found).rcode() != dns.rcode.NOERROR
     if isinstance(found, Question):
         assert found.name.isascii() and len(found.name) <= 255
         assert 512 <= found.limit_bytes <= 4096
@@ -586,6 +615,14 @@ async def test_heads_that_promise_something_else_are_answered_as_by_any_server(
     reply = await open_desk().resolver.answer(packet)
     assert reply is not None
     assert (reply[:2], reply[3] & 0x0F) == (b"\0\x4d", rcode)
+
+
+@pytest.mark.parametrize("section", ["answer", "authority"])
+async def test_a_question_comes_without_records(section: str) -> None:
+    query = dns.message.make_query("a.org", "A")
+    getattr(query, section).append(dns.rrset.from_text("a.org.", 60, "IN", "A", "192.0.2.1"))
+    reply = await open_desk(allow=["*"]).resolver.answer(query.to_wire())
+    assert reply is not None and dns.message.from_wire(reply).rcode() == dns.rcode.FORMERR
 
 
 async def test_an_answer_is_not_answered() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -64,6 +64,7 @@ class Account:
 
     def __init__(self, logs: Iterable[Log], key: Key) -> None:
         self._logs, self._key = tuple(logs), key
+        self._heard = 0
         self._entries = self._open()
 
     def _open(self) -> list[Entry]:
@@ -78,10 +79,20 @@ class Account:
             entry.sent_bytes += sent_bytes
             entry.received_bytes += received_bytes
 
-    def rename(self, name: str) -> None:
-        """It was spoken to by another name than it was opened by: said once, before any byte."""
-        if name not in (self._key.name, self._key.spoken):
-            self._recount(self._key._replace(spoken=name[:MAX_NAME_CHARS]))
+    def hear(self, names: Sequence[str]) -> None:
+        """All that was called by name over it so far. Its bytes are counted by the first name."""
+        for name in names[self._heard :]:
+            spoken = name[:MAX_NAME_CHARS]
+            if spoken not in (self._key.name, self._key.spoken):
+                self._speak(self._key._replace(spoken=spoken))
+            self._heard += 1
+
+    def _speak(self, key: Key) -> None:
+        if not self._heard:
+            self._recount(key)
+            return
+        for log in self._logs:
+            log.take(key).count += 1
 
     def refuse(self, name: str, reason: str, remedy: str) -> None:
         """It was allowed, and what was said over it is not."""
@@ -94,8 +105,9 @@ class Account:
     def _recount(self, key: Key) -> None:
         for log, entry in zip(self._logs, self._entries, strict=True):
             entry.count -= 1
-            if entry.count <= 0 and not (entry.sent_bytes or entry.received_bytes):
-                log.entries.pop(self._key, None)
+            is_empty = entry.count <= 0 and not (entry.sent_bytes or entry.received_bytes)
+            if is_empty and log.entries.get(self._key) is entry:
+                del log.entries[self._key]
         self._key = key
         self._entries = self._open()
 

@@ -13,7 +13,7 @@ import trio
 from jail.background import Background
 from jail.egress.book import Account, Book, Key, Log
 from jail.egress.datagram import Counter, Datagrams
-from jail.egress.gate import Gate, Injector, is_own_address
+from jail.egress.gate import Gate, Injector, OwnAddresses
 from jail.egress.inspector import Inspector, Refused
 from jail.egress.netlink import ADDRESS4, ADDRESS6
 from jail.egress.opened import Opened
@@ -65,6 +65,7 @@ class Egress:
             hosts,
             [(own.lower(), str(address)) for address in (ADDRESS4, ADDRESS6)],
         )
+        self._own = OwnAddresses()
         self._logs: list[Log] = []
         self._book = Book(lambda: self._logs)
         self._relays: set[Relay] = set()
@@ -133,7 +134,7 @@ class Egress:
 
     def _decide(self, flow: Flow, transport: Transport) -> tuple[Decision, Account]:
         address, port = flow.target
-        is_own = find_special(address) != "loopback" and is_own_address(flow.target)
+        is_own = find_special(address) != "loopback" and self._own.has(flow.target)
         names = self._opened.find(address, trio.current_time())
         decision = self._allowed.decide_address(address, port, transport, names, is_own)
         key = Key(
@@ -211,8 +212,7 @@ class Inspection:
             passed = self._inspector.feed(data)
         except Refused as refused:
             raise self._refuse(refused) from None
-        if self._inspector.names:
-            self._account.rename(self._inspector.names[0])
+        self._account.hear(self._inspector.names)
         if self._inspector.is_done:
             self._relay.inspect = self._relay.end = None
             self._relay.tell = None

@@ -36,6 +36,8 @@ MAX_PENDING: Final = 512
 CONNECT_S: Final = 120.0
 """the kernel's own patience with tcp_syn_retries is 127 s: tcp(7)"""
 GRANT_S: Final = 10.0
+KNOWN_S: Final = 2.0
+MAX_KNOWN: Final = 1000
 BATCH: Final = 64
 LOG_BYTES: Final = 64 * 1024
 UNREACHABLE: Final = {errno.ENETUNREACH: "net", errno.EHOSTUNREACH: "host", errno.EACCES: "host"}
@@ -119,17 +121,27 @@ class Gate:
         elif (permit := self._decide(syn.flow)) is None:
             self._injector.inject(make_reset(syn), syn.flow.source.address)
         else:
-            self._pending.add(syn.flow)
-            self._start_soon(self._reach, syn, permit)
+            self._reach(syn, permit)
 
-    async def _reach(self, syn: Syn, permit: Any) -> None:
+    def _reach(self, syn: Syn, permit: Any) -> None:
+        """A near target has answered before anybody has to wait for it."""
         try:
-            target = await open_connection(syn.flow.target)
+            target, is_open = begin_connection(syn.flow.target)
         except OSError as error:
             self._tell_failure(syn, error.errno or 0)
+            return
+        if is_open:
+            self._grant(syn, target, permit)
         else:
-            if target is not None:
+            self._pending.add(syn.flow)
+            self._start_soon(self._await, syn, target, permit)
+
+    async def _await(self, syn: Syn, target: socket.socket, permit: Any) -> None:
+        try:
+            if await finish_connection(target):
                 self._grant(syn, target, permit)
+        except OSError as error:
+            self._tell_failure(syn, error.errno or 0)
         finally:
             self._pending.discard(syn.flow)
 
@@ -181,8 +193,6 @@ class Gate:
         except (OSError, KeyError):  # straight to our own port: nobody has let that in
             inside.close()
             return
-        with suppress(OSError):
-            inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._start_soon(self._carry, flow, inside, grant.target, grant.permit)
 
     def close(self) -> None:
@@ -194,29 +204,56 @@ class Gate:
             sock.close()
 
 
-async def open_connection(target: Place) -> socket.socket | None:
-    """Ours, from the host's network; None where the time for it is over. OSError where it fails."""
+def begin_connection(target: Place) -> tuple[socket.socket, bool]:
+    """Ours, from the host's network, and whether it is made already. OSError where it fails."""
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
+        code = sock.connect_ex((str(target.address), target.port))
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except OSError:
+        sock.close()
+        raise
+    return sock, code == 0
+
+
+async def finish_connection(sock: socket.socket) -> bool:
+    """Whether it has been made in time; else it is closed. OSError where it failed."""
+    try:
         with trio.move_on_after(CONNECT_S):
-            code = sock.connect_ex((str(target.address), target.port))
-            if code == errno.EINPROGRESS:
-                await trio.lowlevel.wait_writable(sock)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+            return True
     except BaseException:
         sock.close()
         raise
     sock.close()
-    return None
+    return False
+
+
+class OwnAddresses:
+    """Those of this host, as far as anybody has asked for them lately."""
+
+    def __init__(self) -> None:
+        self._known: dict[Address, tuple[bool, float]] = {}
+
+    def has(self, target: Place) -> bool:
+        """Whether it leads to this host itself."""
+        now = trio.current_time()
+        is_own, until = self._known.get(target.address, (False, 0.0))
+        if until < now:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            is_own = is_own_address(target)
+            self._known[target.address] = is_own, now + KNOWN_S
+        return is_own
 
 
 def is_own_address(target: Place) -> bool:
-    """Whether it leads to this host itself: then the kernel would take it as the source, too."""
+    """Whether the kernel would take it as the source, too."""
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:

@@ -17,7 +17,7 @@ import re
 from enum import Enum
 from typing import Final, NamedTuple
 
-from jail.egress.held import MAX_HELD_BYTES, Held, Steps, skip, wait
+from jail.egress.held import MAX_HELD_BYTES, Held, Steps, find, skip
 from jail.egress.name import Unclear, parse_authority
 
 BLANK: Final = rb"\t\n\x0b\x0c\r\x1c-\x1f \x85\xa0"
@@ -31,11 +31,13 @@ _FIELD: Final = re.compile(rb"(%b+):[ \t]*([\t\x20-\x7e\x80-\x84\x86-\xff]*)" % 
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _CHUNK: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r]")
-_LAX_END: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+_LAX: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+_LAX_LINE_END: Final = re.compile(rb"\r?\n")
+_LAX_HEAD_END: Final = re.compile(rb"\n\r?\n")
 _HEAD_END: Final = re.compile(rb"\r\n\r\n")
 _LINE_END: Final = re.compile(rb"\r\n")
 _STRAY: Final = re.compile(
-    rb"[%b]*[^%b]+[%b]+[^%b]+[%b]+HTTP/[^%b]*[%b]*" % ((BLANK,) * 7), re.IGNORECASE
+    rb"[B]*([^B]+[B]+[^B]+[B]+HTTP/[^B]*|GET[B]+[^B]+)[B]*".replace(b"B", BLANK), re.IGNORECASE
 )
 MAX_CHUNK_LINE_BYTES: Final = 17
 MAX_STRAY_BYTES: Final = 8192
@@ -60,18 +62,17 @@ class Head(NamedTuple):
 
 def read_head(client: Held, sent: bytes) -> Steps[bytes]:
     """A whole head, without its last CRLF; of which ``sent`` has gone before."""
-    seen = 0
-    while True:
-        end = client.find(_HEAD_END, max(seen - 3, 0), MAX_HELD_BYTES)
-        size = MAX_HELD_BYTES if end is None else client.offset(end.end())
-        if client.find(_LAX_END, max(seen - 1, 0), size):
-            raise Unclear("a line of the HTTP request ends in something else than CRLF")
-        if end is not None:
-            return sent + client.take(size)[:-2]
-        seen = len(client)
-        if seen >= MAX_HELD_BYTES:
-            raise Unclear("the HTTP request's head is too long")
-        yield from wait(client)
+    line = yield from find(client, _LAX_LINE_END, MAX_HELD_BYTES)
+    # What is no request may never have a head's end.
+    if line is None or not _REQUEST.fullmatch(sent + client.peek(line[0])):
+        raise Unclear("not a request line of HTTP/1.0 or HTTP/1.1")
+    end = yield from find(client, _LAX_HEAD_END, MAX_HELD_BYTES)
+    if end is None:
+        raise Unclear("the HTTP request's head is too long")
+    text = client.take(end[1])
+    if _LAX.search(text) or not text.endswith(b"\r\n\r\n"):
+        raise Unclear("a line of the HTTP request ends in something else than CRLF")
+    return sent + text[:-2]
 
 
 def parse_head(text: bytes) -> Head:
@@ -167,7 +168,8 @@ def _skip_first_line(client: Held, length: int) -> Steps[int]:
         gone += client.skip(len(piece))
         if is_whole:
             break
-        yield
+        if not len(client):
+            yield
     return gone
 
 
@@ -188,27 +190,20 @@ def _skip_chunks(client: Held) -> Steps[None]:
 
 def _read_chunk_line(client: Held) -> Steps[bytes]:
     """Up to its CRLF, which is not in it."""
-    while True:
-        end = client.find(_LINE_END, 0, MAX_CHUNK_LINE_BYTES)
-        if end is not None:
-            return client.take(client.offset(end.end()))[:-2]
-        if len(client) >= MAX_CHUNK_LINE_BYTES:
-            raise Unclear("a chunk's size is malformed, or has an extension")
-        yield from wait(client)
+    end = yield from find(client, _LINE_END, MAX_CHUNK_LINE_BYTES)
+    if end is None:
+        raise Unclear("a chunk's size is malformed, or has an extension")
+    return client.take(end[1])[:-2]
 
 
 def read_status(server: Held) -> Steps[int]:
-    """Of the answer to the request before; interim ones (100, 103) are read over."""
+    """Of the answer to the request before; interim ones (100, 103) are read over. 0: it is none."""
     while True:
-        end = server.find(_HEAD_END, 0, MAX_HELD_BYTES)
-        if end is not None:
-            head = server.take(server.offset(end.end()))
-            server.pass_read()
-            match = _STATUS.match(head)
-            status = int(match[1]) if match else 0
-            if status == 101 or not 100 <= status < 200:
-                return status
-        elif len(server) >= MAX_HELD_BYTES:
+        end = yield from find(server, _HEAD_END, MAX_HELD_BYTES)
+        if end is None:
             return 0
-        else:
-            yield
+        match = _STATUS.match(server.peek(end[1]))
+        server.skip(end[1])
+        status = int(match[1]) if match else 0
+        if status == 101 or not 100 <= status < 200:
+            return status

@@ -46,13 +46,10 @@ class Held:
         """The next bytes, at most so many; they stay."""
         return self._data[self.at : self.at + size]
 
-    def find(self, pattern: re.Pattern[bytes], start: int, end: int) -> re.Match[bytes] | None:
-        """The first match between these offsets from where it is read."""
-        return pattern.search(self._data, self.at + start, self.at + end)
-
-    def offset(self, position: int) -> int:
-        """Of a match's position, from where it is read."""
-        return position - self.at
+    def find(self, pattern: re.Pattern[bytes], start: int, end: int) -> tuple[int, int] | None:
+        """Where the first match between these offsets is; all from where it is read."""
+        match = pattern.search(self._data, self.at + start, self.at + end)
+        return match and (match.start() - self.at, match.end() - self.at)
 
     def take(self, size: int) -> bytes:
         """Reads; what was read doesn't go yet."""
@@ -85,6 +82,21 @@ def wait(held: Held) -> Steps[None]:
     if held.is_ended:
         raise Unclear("it ends before it has said who is meant")
     yield
+
+
+def find(held: Held, pattern: re.Pattern[bytes], most: int) -> Steps[tuple[int, int] | None]:
+    """Where the first match in so many bytes is, once it is there; None if they are without.
+
+    Matches are of at most eight bytes. What was searched isn't searched again: it may come in
+    pieces of one byte.
+    """
+    seen = 0
+    while (found := held.find(pattern, max(seen - 7, 0), most)) is None:
+        seen = len(held)
+        if seen >= most:
+            return None
+        yield from wait(held)
+    return found
 
 
 def skip(held: Held, size: int) -> Steps[None]:

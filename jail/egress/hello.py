@@ -99,8 +99,9 @@ def follow(client: Held, server: Held, name: str) -> Steps[None]:
     relay shows us the server's bytes before the client gets them.
     """
     is_second = False
+    greeting = Greeting(server)
     while True:
-        answer = find_answer(server.peek(MAX_HELD_BYTES))
+        answer = greeting.read()
         if answer is Answer.CHOSEN or (is_second and answer is Answer.RETRY):
             return
         if client.is_ended and not len(client):
@@ -128,6 +129,8 @@ def _read_header(client: Held) -> Steps[tuple[int, int]]:
     """A record's content type and length."""
     yield from wait_for(client, HEADER_BYTES)
     header = client.take(HEADER_BYTES)
+    if header[0] >= 0x80:
+        raise Unclear("an SSL 2 hello, which has no place for a server's name")
     if header[1] != 3 or header[2] > 4:
         raise Unclear("a TLS record of no version that there is")
     return header[0], int.from_bytes(header[3:5])
@@ -174,21 +177,35 @@ def _parse_server_name(extension: bytes) -> str:
     return parse_name(name)
 
 
-def find_answer(data: bytes) -> Answer:
-    """What the server's bytes say so far. A warning (unrecognized_name) may come first."""
-    message = bytearray()
-    while len(data) >= HEADER_BYTES:
-        kind, size = data[0], int.from_bytes(data[3:5])
-        if kind not in (ALERT, HANDSHAKE) or data[1] != 3:
+class Greeting:
+    """The server's first records, as far as they tell what it makes of the hello."""
+
+    def __init__(self, server: Held) -> None:
+        self._server = server
+        self._message = bytearray()
+        self._answer = Answer.NONE_YET
+
+    def read(self) -> Answer:
+        """What it has said so far. A warning (unrecognized_name) may come first."""
+        while self._answer is Answer.NONE_YET and len(self._server) >= HEADER_BYTES:
+            header = self._server.peek(HEADER_BYTES)
+            size = HEADER_BYTES + int.from_bytes(header[3:5])
+            if header[0] not in (ALERT, HANDSHAKE) or header[1] != 3 or size > MAX_RECORD_BYTES:
+                self._answer = Answer.STRANGE
+            elif len(self._server) < size:
+                break
+            elif header[0] == HANDSHAKE:
+                self._message += self._server.peek(size)[HEADER_BYTES:]
+                self._answer = self._judge()
+            self._server.skip(size)
+        return self._answer
+
+    def _judge(self) -> Answer:
+        if self._message[:1] not in (b"", bytes([SERVER_HELLO])):
             return Answer.STRANGE
-        if kind == HANDSHAKE:
-            message += data[HEADER_BYTES : HEADER_BYTES + size]
-        data = data[HEADER_BYTES + size :]
-    if message[:1] not in (b"", bytes([SERVER_HELLO])):
-        return Answer.STRANGE
-    if len(message) < 38:
-        return Answer.NONE_YET
-    return Answer.RETRY if message[6:38] == RETRY else Answer.CHOSEN
+        if len(self._message) < 38:
+            return Answer.NONE_YET
+        return Answer.RETRY if self._message[6:38] == RETRY else Answer.CHOSEN
 
 
 class _Reader:

@@ -67,10 +67,12 @@ class Inspector:
 
     def tell(self, data: bytes) -> bytes:
         """The server says this; what was held for that, if any, and may be passed to it now."""
-        if not self.wants_answers or self._is_over:
+        if self._refused is None and (not self.wants_answers or self._is_over):
             return b""
         self._server.add(data[: max(0, MAX_HELD_BYTES - len(self._server))])
-        return self._go_on()
+        passed = self._go_on()
+        self._server.collect()
+        return passed
 
     def end(self) -> bytes:
         """The client says no more; what was held and may be passed on."""

@@ -21,12 +21,13 @@ from enum import Enum
 from typing import Final
 
 from jail.egress.head import BLANK
-from jail.egress.held import Held, Steps, wait
+from jail.egress.held import MAX_HELD_BYTES, Held, Steps, find
 from jail.egress.hello import is_tls
 from jail.egress.name import Unclear
 
 _BLANKS: Final = re.compile(rb"[%b]*" % BLANK)
 _REQUEST: Final = re.compile(rb"[%b]http/" % BLANK, re.IGNORECASE)
+_TELLING: Final = re.compile(rb"[\n\0]|" + _REQUEST.pattern, re.IGNORECASE)
 _VERB: Final = re.compile(rb"(GET|PROXY)[%b]|CONNECT[%b]+[^{%b]" % ((BLANK,) * 3))
 """`CONNECT {` is said to NATS"""
 _TARGET: Final = re.compile(rb"[%b](/|[a-z][a-z0-9+.-]{0,31}://)" % BLANK, re.IGNORECASE)
@@ -79,7 +80,7 @@ def _read_line(client: Held) -> Steps[bytes | None]:
         rest = client.peek(len(client)).partition(b"\n")
         is_request = line.judge(rest[0], is_whole=bool(rest[1]))
         if is_request is None:
-            yield from wait(client)
+            yield from _wait_for_line(client)
             continue
         if is_request:
             if blanks or line.is_long:
@@ -94,14 +95,20 @@ def _read_line(client: Held) -> Steps[bytes | None]:
         yield
 
 
+def _wait_for_line(client: Held) -> Steps[None]:
+    """Until it has come whole, or what tells that it's a request's or none."""
+    if (yield from find(client, _TELLING, MAX_HELD_BYTES)) is None:
+        raise Unclear("not a request line of HTTP/1.0 or HTTP/1.1")
+
+
 def _skip_blanks(client: Held) -> Steps[bytes]:
     """The last few of those that come before the first line."""
     skipped = b""
     while True:
-        match = client.find(_BLANKS, 0, len(client))
-        blanks = match[0] if match else b""
-        skipped = (skipped + client.peek(len(blanks)))[-8:]
-        client.skip(len(blanks))
+        found = client.find(_BLANKS, 0, len(client))
+        size = found[1] if found else 0
+        skipped = (skipped + client.peek(size))[-8:]
+        client.skip(size)
         if len(client) or client.is_ended:
             return skipped
         yield

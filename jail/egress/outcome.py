@@ -14,19 +14,17 @@ from typing import Final
 import dns.exception
 import dns.flags
 import dns.message
-import dns.name
 import dns.rcode
 import dns.rdata
 import dns.rdataclass
 import dns.rrset
 from dns.edns import EDECode, EDEOption, Option
-from dns.message import Message
 from dns.name import Name
 from dns.rcode import Rcode
 from dns.rdata import Rdata
 from dns.rdatatype import RdataType
-from dns.rrset import RRset
 
+from jail.egress.message import Answer, Records
 from jail.egress.question import MAX_REPLY_BYTES, Question, show_name
 from jail.network.special import Address, unmap
 
@@ -43,15 +41,6 @@ ADDRESSES: Final = frozenset((RdataType.A, RdataType.AAAA))
 
 class Unusable(Exception):
     """No answer, whoever gave it."""
-
-
-@dataclass(frozen=True)
-class Records:
-    """Of one name and kind."""
-
-    owner: Name
-    type: RdataType
-    rdatas: tuple[Rdata, ...]
 
 
 @dataclass(frozen=True)
@@ -97,42 +86,36 @@ def make_known(question: Question, addresses: Iterable[Address]) -> Outcome:
     return Outcome(dns.rcode.NOERROR, records, MAX_LIFETIME_S, found)
 
 
-def read_outcome(message: Message, name: Name, kind: RdataType) -> Outcome:
+def read_outcome(answer: Answer, name: Name, kind: RdataType) -> Outcome:
     """Of a name server's answer to this question. Unusable if it is none."""
-    rcode = Rcode(message.rcode())
-    if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        raise Unusable(f"the name server answers {dns.rcode.to_text(rcode)}")
-    chain = list(_walk(message, name, kind))
-    lifetime_s = min((each.ttl for each in chain), default=ABSENCE_S)
+    if answer.rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise Unusable(f"the name server answers {dns.rcode.to_text(answer.rcode)}")
+    records = tuple(_walk(answer, name, kind))
+    lifetime_s = min((each.ttl_s for each in records), default=ABSENCE_S)
     lifetime_s = min(max(lifetime_s, MIN_LIFETIME_S), MAX_LIFETIME_S)
-    records = tuple(
-        Records(each.name, RdataType(each.rdtype), tuple(each)[:MAX_RECORDS]) for each in chain
-    )
     if not records or records[-1].type != kind:
-        return Outcome(rcode, records, min(lifetime_s, ABSENCE_S))
-    return Outcome(dns.rcode.NOERROR, records, lifetime_s, tuple(_read_addresses(records[-1])))
+        return Outcome(answer.rcode, records, min(lifetime_s, ABSENCE_S))
+    *aliases, end = records
+    end = end._replace(rdatas=end.rdatas[:MAX_RECORDS])
+    addresses = tuple(_read_addresses(end))
+    return Outcome(dns.rcode.NOERROR, (*aliases, end), lifetime_s, addresses)
 
 
-def _walk(message: Message, name: Name, kind: RdataType) -> Iterable[RRset]:
+def _walk(answer: Answer, name: Name, kind: RdataType) -> Iterable[Records]:
     """From the name along its aliases to the records."""
     seen: set[Name] = set()
     while len(seen) <= MAX_ALIASES:
         seen.add(name)
-        if (found := _find(message, name, kind)) is not None:
+        if (found := answer.find(name, kind)) is not None:
             yield found
             return
-        if (alias := _find(message, name, RdataType.CNAME)) is None:
+        if (alias := answer.find(name, RdataType.CNAME)) is None:
             return
-        yield alias
-        name = _get_target(alias[0])
+        yield alias._replace(rdatas=alias.rdatas[:1])
+        name = _get_target(alias.rdatas[0])
         if name in seen:
             raise Unusable("the aliases of this name lead in a circle")
     raise Unusable(f"more than {MAX_ALIASES} aliases of this name")
-
-
-def _find(message: Message, name: Name, kind: RdataType) -> RRset | None:
-    found = message.get_rrset(message.answer, name, dns.rdataclass.IN, kind)
-    return found if found is not None and len(found) else None
 
 
 def _get_target(alias: Rdata) -> Name:
@@ -164,7 +147,7 @@ def sift(outcome: Outcome, allows_address: Callable[[Address], bool]) -> Outcome
     *aliases, last = outcome.records
     pairs = zip(last.rdatas, outcome.addresses, strict=True)
     kept = [(rdata, each) for rdata, each in pairs if each not in left_out]
-    end = [replace(last, rdatas=tuple(rdata for rdata, _ in kept))] if kept else []
+    end = [last._replace(rdatas=tuple(rdata for rdata, _ in kept))] if kept else []
     return replace(
         outcome,
         records=(*aliases, *end),

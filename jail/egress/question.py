@@ -22,7 +22,8 @@ from dns.rcode import Rcode
 from dns.rdatatype import RdataType
 
 HEAD: Final = struct.Struct("!HHHHHH")
-MAX_QUERY_BYTES: Final = 4096
+MAX_QUERY_BYTES: Final = 512
+"""a name has 255; options that nobody needs take their time to be read"""
 MAX_ADDITIONAL: Final = 2
 """EDNS's options, and a signature"""
 MIN_REPLY_BYTES: Final = 512

@@ -46,6 +46,10 @@ class Relay:
     async def run(self) -> None:
         """Until both sides have ended. A side that breaks off has the other broken off."""
         try:
+            with suppress(OSError):  # one may be gone again
+                # Whoever wanted to wait for more has waited: what comes goes on at once.
+                self._inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._outside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, nursery.cancel_scope)
                 nursery.start_soon(self._receive, nursery.cancel_scope)

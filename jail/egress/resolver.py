@@ -33,6 +33,9 @@ from jail.network.special import Address, find_special, unmap
 
 PER_SECOND: Final = 500
 BURST: Final = 1000
+ASKED_PER_SECOND: Final = 200
+ASKED_BURST: Final = 500
+"""of these, so many go on to a name server"""
 MAX_ASKING: Final = 64
 """questions on their way to a name server at once"""
 MAX_WAITING: Final = 512
@@ -92,6 +95,7 @@ class Resolver:
         self._extra = _make_hosts(extra_hosts)
         self._own = {"localhost": LOCALHOST, **_make_hosts(own)}
         self._bucket = Bucket(PER_SECOND, BURST)
+        self._asked = Bucket(ASKED_PER_SECOND, ASKED_BURST)
         self._memory = Memory()
         self._asking: dict[tuple[str, RdataType], _Asking] = {}
         self._limit = trio.CapacityLimiter(MAX_ASKING)
@@ -166,6 +170,8 @@ class Resolver:
         if (other := self._asking.get(key)) is not None:
             await other.done.wait()
             return other.outcome
+        if not self._asked.take(self._clock()):
+            return make_failed("too many questions at once")
         self._asking[key] = asking = _Asking()
         try:
             asking.outcome = await self._ask(question)

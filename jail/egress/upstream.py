@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
 
-import dns.flags
 import dns.message
 import dns.rcode
 import trio
@@ -16,8 +15,8 @@ from dns.message import Message
 from dns.name import Name
 from dns.rdatatype import RdataType
 
+from jail.egress.message import MAX_ANSWER_BYTES, Answer, read_answer
 from jail.egress.outcome import Outcome, Unusable, read_outcome
-from jail.egress.question import HEAD, parse_message
 from jail.errors import HostError
 
 Upstream = tuple[str, int]
@@ -33,8 +32,6 @@ ROUNDS: Final = 2
 """a datagram may be lost"""
 MAX_STRAYS: Final = 16
 """messages on one socket that don't answer its question: somebody is guessing"""
-MAX_ANSWER_RECORDS: Final = 1024
-"""of a message; reading them takes its time"""
 
 
 async def ask_upstreams(upstreams: Sequence[Upstream], name: Name, kind: RdataType) -> Outcome:
@@ -53,13 +50,13 @@ async def ask_upstreams(upstreams: Sequence[Upstream], name: Name, kind: RdataTy
     raise Unusable(failure)
 
 
-async def _ask(upstream: Upstream, name: Name, kind: RdataType) -> Message:
+async def _ask(upstream: Upstream, name: Name, kind: RdataType) -> Answer:
     query = make_query(name, kind)
     answer = await _ask_by_udp(upstream, query)
-    if answer.rcode() == dns.rcode.FORMERR:  # it has never heard of EDNS: RFC 6891, 7
+    if answer.rcode == dns.rcode.FORMERR:  # it has never heard of EDNS: RFC 6891, 7
         query = make_query(name, kind, edns=False)
         answer = await _ask_by_udp(upstream, query)
-    if answer.flags & dns.flags.TC:
+    if answer.is_truncated:
         answer = await _ask_by_tcp(upstream, make_query(name, kind))
     return answer
 
@@ -72,7 +69,7 @@ def make_query(name: Name, kind: RdataType, edns: bool = True) -> Message:
     return query
 
 
-async def _ask_by_udp(upstream: Upstream, query: Message) -> Message:
+async def _ask_by_udp(upstream: Upstream, query: Message) -> Answer:
     """Connected, so that the kernel takes only what comes from there, and tells when nobody
     listens: udp(7).
     """
@@ -80,18 +77,20 @@ async def _ask_by_udp(upstream: Upstream, query: Message) -> Message:
         await sock.connect(upstream)
         await sock.send(query.to_wire())
         for _ in range(MAX_STRAYS):
-            if (answer := check_answer(query, await sock.recv(65535))) is not None:
+            if (answer := read_answer(query, await sock.recv(65535))) is not None:
                 return answer
     raise Unusable("answers to what was never asked")
 
 
-async def _ask_by_tcp(upstream: Upstream, query: Message) -> Message:
+async def _ask_by_tcp(upstream: Upstream, query: Message) -> Answer:
     with make_socket(upstream, socket.SOCK_STREAM) as sock:
         await sock.connect(upstream)
         await trio.SocketStream(sock).send_all(query.to_wire(prepend_length=True))
         size = int.from_bytes(await _receive_exactly(sock, 2), "big")
-        answer = check_answer(query, await _receive_exactly(sock, size))
-    if answer is None or answer.flags & dns.flags.TC:
+        if size > MAX_ANSWER_BYTES:
+            raise Unusable(f"an answer of {size} bytes")
+        answer = read_answer(query, await _receive_exactly(sock, size))
+    if answer is None or answer.is_truncated:
         raise Unusable("the name server answers nonsense")
     return answer
 
@@ -110,16 +109,6 @@ def make_socket(upstream: Upstream, kind: socket.SocketKind) -> trio.socket.Sock
     """Of the family of the upstream's address."""
     version = ip_address(upstream[0]).version
     return trio.socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
-
-
-def check_answer(query: Message, packet: bytes) -> Message | None:
-    """The message, if it has the number and the question of ours. Unusable if it is a monster."""
-    if len(packet) < HEAD.size or HEAD.unpack_from(packet)[0] != query.id:
-        return None
-    if sum(HEAD.unpack_from(packet)[3:]) > MAX_ANSWER_RECORDS:
-        raise Unusable(f"an answer of more than {MAX_ANSWER_RECORDS} records")
-    message = parse_message(packet)
-    return message if message is not None and query.is_response(message) else None
 
 
 def read_upstreams(path: str = "/etc/resolv.conf") -> tuple[Upstream, ...]:

@@ -5,9 +5,10 @@ not, nobody waits for ever, and the next question is answered.
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 
 import dns.flags
 import dns.message
@@ -17,13 +18,16 @@ import dns.rrset
 import pytest
 import trio
 from dns.message import Message
+from dns.name import Name
+from dns.rdatatype import RdataType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jail.egress import upstream as upstream_module
+from jail.egress.message import read_answer
 from jail.egress.outcome import MAX_ALIASES, MAX_RECORDS, Unusable, read_outcome, sift
 from jail.egress.question import parse_message
-from jail.egress.upstream import MAX_STRAYS, check_answer, make_query
+from jail.egress.upstream import MAX_STRAYS, make_query
 from jail.network.rule import AllowList, parse_rule
 from tests.desk import Desk, open_desk, open_world, texts
 from tests.name_server import Said, answer_with, make_zone, open_name_server
@@ -78,11 +82,9 @@ def that_is_a_question(query: Message) -> Message:
 
 
 def with_its_end_missing(query: Message) -> bytes:
-    return forge(query, "www.example.org. 60 A 203.0.113.66").to_wire()[:-2]
-
-
-def with_junk_behind(query: Message) -> bytes:
-    return forge(query, "www.example.org. 60 A 203.0.113.66").to_wire() + b"junk"
+    reply = forge(query, "www.example.org. 60 A 203.0.113.66")
+    reply.use_edns(False)
+    return reply.to_wire()[:-2]
 
 
 def of_names_that_point_at_each_other(query: Message) -> bytes:
@@ -102,7 +104,6 @@ STRAYS = [
     without_a_question,
     that_is_a_question,
     with_its_end_missing,
-    with_junk_behind,
     of_names_that_point_at_each_other,
 ]
 
@@ -240,7 +241,7 @@ def merge(rrsets: list[dns.rrset.RRset]) -> dns.rrset.RRset:
     return rrsets[0]
 
 
-async def test_thousands_of_records_are_not_even_read() -> None:
+async def test_an_answer_of_thousands_of_records_is_not_even_fetched() -> None:
     """As many as a message holds: 10,000 don't fit."""
 
     def say(query: Message, transport: str) -> list[Said]:
@@ -248,17 +249,48 @@ async def test_thousands_of_records_are_not_even_read() -> None:
             reply = forge(query)
             reply.flags |= dns.flags.TC
             return [reply]
-        question = (query.question[0].name.to_wire() or b"") + struct.pack("!HH", 1, 1)
-        record = b"\xc0\x0c" + struct.pack("!HHIH", 16, 1, 60, 1)
-        count = (65535 - 12 - len(question)) // (len(record) + 1)
-        head = struct.pack("!HHHHHH", query.id, 0x8180, 1, count, 0, 0)
-        return [head + question + b"".join(record + bytes([n % 256]) for n in range(count))]
+        record = b"\xc0\x0c" + struct.pack("!HHIHI", 1, 1, 60, 4, 0xCB007142)
+        return [make_packet(query, record, (65535 - 512) // len(record))]
 
-    before = time.process_time()
     desk, reply = await ask(say)
     assert reply.rcode() == dns.rcode.SERVFAIL
-    assert desk.told[0].failure == "an answer of more than 1024 records"
-    assert time.process_time() - before < 1
+    assert desk.told[0].failure.startswith("an answer of 6")
+    assert len(desk.opened) == 0
+
+
+def make_packet(query: Message, record: bytes, count: int) -> bytes:
+    head = struct.pack("!HHHHHH", query.id, 0x8180, 1, count, 0, 0)
+    asked = query.question[0]
+    name = asked.name.to_wire() or b""
+    return head + name + struct.pack("!HH", asked.rdtype, asked.rdclass) + record * count
+
+
+def test_names_that_take_long_to_read_are_not_read_for_long() -> None:
+    """A pointer of two bytes to a name of a hundred labels, twice in each of a thousand records:
+    read to its end, that held up every jail for seconds.
+    """
+    name = dns.name.from_text(".".join("a" * 120))
+    query = make_query(name, RdataType.A)
+    record = b"\xc0\x0c" + struct.pack("!HHIH", RdataType.CNAME, 1, 60, 2) + b"\xc0\x0c"
+    packet = make_packet(query, record, 1000)
+    with count_reads() as reads:
+        assert read_answer(query, packet) is not None
+    assert len(reads) < 10
+
+
+@contextmanager
+def count_reads() -> Iterator[list[Name]]:
+    """Every name that is made of bytes."""
+    read = dns.name.from_wire_parser
+    reads: list[Name] = []
+
+    def count(*args: Any) -> Name:
+        reads.append(read(*args))
+        return reads[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dns.name, "from_wire_parser", count)
+        yield reads
 
 
 # -- addresses where no name leads ----------------------------------------------------------------
@@ -421,7 +453,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_another_s(
 
 
 ALLOWED = AllowList((parse_rule("*", "allow"),))
-QUERY = make_query(dns.name.from_text("www.example.org"), dns.rdatatype.RdataType.A)
+QUERY = make_query(dns.name.from_text("www.example.org"), RdataType.A)
 TRUE = forge(
     QUERY,
     "www.example.org. 60 CNAME a.org.",
@@ -443,10 +475,10 @@ def answers(draw: st.DrawFn) -> bytes:
 @settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_a_name_server_says_opens_no_shut_address(packet: bytes) -> None:
     try:
-        message = check_answer(QUERY, packet)
-        if message is None:
+        answer = read_answer(QUERY, packet)
+        if answer is None:
             return
-        outcome = read_outcome(message, QUERY.question[0].name, dns.rdatatype.RdataType.A)
+        outcome = read_outcome(answer, QUERY.question[0].name, RdataType.A)
     except Unusable as error:
         assert str(error)
         return

@@ -84,9 +84,10 @@ def make_kinds(folder: Path, rootfs: Path) -> list[Kind]:
         outs[-1].mkdir()
     host, overlay = outs
     shared: dict[str, Any] = {"volumes": [f"{host}:/out"], "tmpfs": ["/scratch:1m"]}
+    more = {"volumes": [f"{overlay}:/out"], "add_host": ["db:10.1.2.3"]}
     return [
         Kind("host", "single", {"userns": "single", **shared}, host),
-        Kind("overlay", "subuid", {"rootfs": rootfs, "volumes": [f"{overlay}:/out"]}, overlay),
+        Kind("overlay", "subuid", {"rootfs": rootfs, **more}, overlay),
         Kind("bind", "subuid", {"rootfs": rootfs, "read_only": True}, None),
     ]
 

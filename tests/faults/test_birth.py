@@ -44,6 +44,7 @@ INIT: Final[dict[str, tuple[str, ...]]] = {
     "dup3": ("EBUSY", "EMFILE", "EINTR"),
     "fchdir": OPEN,
     "fchmod": REFUSED,
+    "fchmodat": REFUSED,
     "fchown": REFUSED,
     "fcntl": ("EMFILE", "EPERM"),
     "fsconfig": (*REFUSED, "EBUSY"),

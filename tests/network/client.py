@@ -1,6 +1,6 @@
 """A client that does one thing and tells how it went, as a line of JSON.
 
-Its text is given to ``python3 -c``, inside a jail or without one: the standard library alone.
+Inside a jail or without one; the standard library alone.
 
     client.py tcp ADDRESS PORT [TEXT]      connect, send, read once
     client.py udp ADDRESS PORT TEXT        the same, in datagrams
@@ -9,21 +9,27 @@ Its text is given to ``python3 -c``, inside a jail or without one: the standard 
     client.py tls ADDRESS PORT NAME HOST   over TLS; NAME ``-`` is none
     client.py dns SERVER NAME udp|tcp      ask there, whatever resolv.conf says
     client.py look NAME                    getaddrinfo
-    client.py twice NAME PORT              look and connect, and once more
+    client.py rebind NAME PORT             look and connect, until the name is another's
+    client.py expire NAME ADDRESS PORT     look, and connect to ADDRESS until that is shut
     client.py race NAME…                   look all up at once; in the order of their answers
     client.py udp_by_name NAME PORT TEXT   look NAME up, then as udp
     client.py then NAME ADDRESS PORT       look NAME up, then connect to ADDRESS
     client.py upload|download ADDRESS PORT COUNT
     client.py many ADDRESS PORT COUNT      so many connections at once, each of them used
-    client.py slow ADDRESS PORT COUNT      read with pauses and a small buffer
+    client.py slow ADDRESS PORT COUNT      read with pauses
     client.py reset ADDRESS PORT           until the other side resets
+    client.py own ADDRESS                  be server and client at once
+    client.py serve PORT TEXT              say TEXT to one client, or datagram
+    client.py sweep PORT ADDRESS…          what each says by TCP and by UDP
     client.py raw KIND | abstract NAME     sockets of other families
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import select
 import socket
 import ssl
 import struct
@@ -32,9 +38,13 @@ import threading
 import time
 from typing import Any
 
-TIMEOUT_S = 8.0
-PAUSE_S = 0.0005
-LOOKED: dict[int, str] = {socket.EAI_NONAME: "no name", socket.EAI_AGAIN: "again"}
+TIMEOUT_S = float(os.environ.get("TIMEOUT_S", "8"))
+PAUSE_S = 0.005
+LOOKED: dict[int, str] = {
+    socket.EAI_NONAME: "no name",
+    socket.EAI_NODATA: "no address",
+    socket.EAI_AGAIN: "again",
+}
 
 
 def open_tcp(address: str, port: str) -> socket.socket:
@@ -106,13 +116,22 @@ def do_look(name: str) -> list[str]:
     return sorted({str(each[4][0]) for each in found})
 
 
-def do_twice(name: str, port: str) -> list[str]:
-    """The peers' addresses; the second time the name may have become another."""
-    peers = []
-    for _ in range(2):
+def do_rebind(name: str, port: str) -> list[str]:
+    """The peers' addresses, as long as somebody answers."""
+    peers: list[str] = []
+    while len(peers) < 2:
         with open_tcp(name, port) as connection:
-            peers.append(connection.getpeername()[0])
+            peer = connection.getpeername()[0]
+        peers += [] if peer in peers else [peer]
+        time.sleep(PAUSE_S)
     return peers
+
+
+def do_expire(name: str, address: str, port: str) -> None:
+    do_look(name)
+    while True:
+        open_tcp(address, port).close()
+        time.sleep(PAUSE_S)
 
 
 def do_race(*names: str) -> list[str]:
@@ -156,10 +175,8 @@ def do_upload(address: str, port: str, count: str) -> list[str]:
 def do_download(address: str, port: str, count: str, small: bool = False) -> list[str]:
     digest, got = hashlib.sha256(), 0
     with open_tcp(address, port) as connection:
-        if small:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(f"{count}\n".encode())
-        while data := connection.recv(4096 if small else 1 << 20):
+        while data := connection.recv(1 << 16 if small else 1 << 20):
             digest.update(data)
             got += len(data)
             if small:
@@ -192,6 +209,43 @@ def do_reset(address: str, port: str) -> str:
     with open_tcp(address, port) as connection:
         connection.sendall(b"now")
         return connection.recv(10).decode()
+
+
+def do_own(address: str) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        socket.create_server((address, 0), family=family) as server,
+        open_tcp(address, str(server.getsockname()[1])) as client,
+        server.accept()[0] as accepted,
+    ):
+        client.sendall(b"own")
+        return accepted.recv(10).decode()
+
+
+def do_serve(port: str, text: str) -> str:
+    """By TCP and UDP; the address that the client seems to have."""
+    with (
+        socket.create_server(("", int(port))) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        datagrams.bind(("", int(port)))
+        if server in select.select([server, datagrams], [], [])[0]:
+            accepted, peer = server.accept()
+            with accepted:
+                accepted.sendall(text.encode())
+        else:
+            _, peer = datagrams.recvfrom(100)
+            datagrams.sendto(text.encode(), peer)
+        return str(peer[0])
+
+
+def do_sweep(port: str, *addresses: str) -> dict[str, str]:
+    said = {}
+    for address in addresses:
+        for name, do in (("tcp", do_tcp), ("udp", do_udp)):
+            with contextlib.suppress(OSError):
+                said[f"{name} {address}"] = do(address, port, "x")
+    return said
 
 
 def do_raw(kind: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -81,14 +82,14 @@ def test_curl_gets_what_is_long_or_comes_in_pieces(
 
 
 def test_curl_posts_with_expect_continue_and_keeps_the_connection(
-    world: World, options: list[str]
+    world: World, options: list[str], tmp_path: Path
 ) -> None:
-    data = "x" * 2_000_000
-    argv = (*CURL, "-d", "@-", "http://site.test/sum", "http://site.test/sum")
-    require("curl")
-    done = world.run_jail(*options, *allow("site.test"), "-i", "--", *argv, stdin=data.encode())
-    outside = world.run(*argv[:4], "-d", "@-", argv[-1], stdin=data.encode())
-    assert done.stdout == outside.stdout * 2 != b""
+    file = tmp_path / "data"
+    file.write_bytes(b"x" * 2_000_000)
+    url, data = "http://site.test/sum", ("--data-binary", f"@{file}")
+    argv = ("curl", "-sS", "--max-time", "20", *data, url, url)
+    inside = run(world, [*options, "-v", f"{file}:{file}:ro"], allow("site.test"), *argv)
+    assert len(inside.stdout) == 128 and inside.stdout == world.run(*argv).stdout
     connections = [e for e in at(world.read_seen(), place.SITE, place.SITE6) if "host" not in e]
     assert len(connections) == 2  # one from each
 

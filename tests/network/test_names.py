@@ -10,7 +10,7 @@ from tests.network import place
 from tests.network.option import FAST_S, allow, at
 from tests.network.world import World
 
-UNKNOWN: Final = ("no name", "again")
+UNKNOWN: Final = ("no name", "no address", "again")
 PATIENCE_S: Final = 25.0
 """getaddrinfo(3) itself asks twice, five seconds each"""
 
@@ -80,12 +80,20 @@ def test_a_name_that_is_rebound_stays_outside(world: World) -> None:
     """DNS rebinding: the first answer is good, the second is a private address."""
     answers = [{"records": place.a(each, ttl_s=0)} for each in (place.SITE, place.SITE, "10.1.2.3")]
     world.script("rebind.test", *answers)
-    assert world.visit("twice", "rebind.test", "7").said == [place.SITE, "10.1.2.3"]
+    assert world.visit("rebind", "rebind.test", "7").said == [place.SITE, "10.1.2.3"]
     world.forget()
     world.script("rebind.test", *answers)
-    visit = world.visit("twice", "rebind.test", "7", jail=allow("rebind.test"))
+    visit = world.visit("rebind", "rebind.test", "7", jail=allow("rebind.test"))
     assert visit.error in ("ECONNREFUSED", *UNKNOWN)
+    assert at(world.read_seen(), place.SITE)
     assert at(world.read_seen(), "10.1.2.3") == []
+
+
+def test_an_address_shuts_when_its_answer_is_too_old(world: World) -> None:
+    words = ("expire", "brief.test", place.SITE, "7")
+    visit = world.visit(*words, jail=allow("brief.test"))
+    assert visit.error == "ECONNREFUSED"
+    assert at(world.read_seen(), place.SITE)
 
 
 def test_what_an_answer_says_besides_opens_nothing(world: World) -> None:

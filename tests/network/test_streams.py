@@ -23,7 +23,7 @@ def test_much_goes_both_ways_unchanged(world: World, address: str) -> None:
 
 
 def test_a_slow_reader_loses_nothing(world: World) -> None:
-    size = 3 << 20
+    size = 16 << 20
     count, own = world.visit("slow", "site.test", "19", str(size), jail=allow("site.test")).said
     assert (count, own) == (str(size), digest_pattern(size))
 
@@ -68,13 +68,6 @@ def test_the_silent_are_given_up_when_the_program_gives_up(world: World) -> None
     argv = ("curl", "-s", "--connect-timeout", "0.5", "http://silent.test/")
     done = world.run_jail(*allow("silent.test"), "--", *argv)
     assert done.status == world.run(*argv).status == 28
-
-
-def test_peers_have_the_addresses_that_were_meant(world: World) -> None:
-    assert world.visit("twice", "only4.site.test", "7", jail=allow("*.site.test")).said == [
-        place.SITE,
-        place.SITE,
-    ]
 
 
 def test_what_was_tried_is_told(world: World) -> None:

@@ -98,7 +98,9 @@ async def _read_requests(stream: trio.abc.Stream) -> AsyncIterator[Request]:
         head, _, data = data.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target = (*first.split(" "), "/", "/")[:2]
-        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+        headers = {
+            k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)
+        }
         length = int(headers.get("content-length", 0))
         if "100-continue" in headers.get("expect", ""):
             await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")

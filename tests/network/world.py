@@ -27,7 +27,9 @@ from tests.network.certificates import make_certificates
 from tests.network.place import CERTIFIED, Reply
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
-CLIENT: Final = Path(__file__).with_name("client.py").read_text()
+CLIENT: Final = str(Path(__file__).with_name("client.py"))
+PYTHON: Final = "/usr/bin/python3"
+WITH_CLIENT: Final = ("-v", f"{CLIENT}:{CLIENT}:ro")
 START: Final = ("unshare", "-U", "--keep-caps", "-n", "-m", "-p", "--fork", "--kill-child")
 FIRST_SUBID: Final = 2000
 """in a world with subordinate ids, the first that its user may give to jails"""
@@ -79,10 +81,22 @@ class World:
 
     def visit(self, *words: str, jail: Sequence[str] | None = None) -> Visit:
         """What ``client.py WORDS`` tells, in a jail with those options, or without one."""
-        argv = ("/usr/bin/python3", "-c", CLIENT, *words)
-        done = self.run(*argv) if jail is None else self.run_jail(*jail, "--", *argv)
+        argv = (PYTHON, CLIENT, *words)
+        done = self.run(*argv) if jail is None else self.run_jail(*WITH_CLIENT, *jail, "--", *argv)
         assert done.status == 0 and done.stdout, done
         return Visit(**json.loads(done.stdout))
+
+    @contextmanager
+    def start_jail(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """``jail run WORDS…`` there, while it lives."""
+        argv = self.enter([sys.executable, "-m", "jail", "run", *words])
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
 
     def script(self, name: str, *replies: Reply) -> None:
         """What the resolver says to the next queries for that name; the last one stays."""

@@ -101,7 +101,7 @@ def learn(args: argparse.Namespace) -> int:
     tell_end(result)
     mounts = list_mounts(spec, learned)
     learned.mounts.update(mounts)
-    command = find_command(args, argv, mounts, learned)
+    command = find_command(args, argv, mounts, learned, list_rules(args, result))
     missing = find_shown(spec, learned)
     if before is not None:
         before.add(learned)
@@ -177,14 +177,31 @@ def watch_program(
 
 
 def find_command(
-    args: argparse.Namespace, argv: tuple[str, ...], mounts: list[str], learned: Learned
+    args: argparse.Namespace,
+    argv: tuple[str, ...],
+    mounts: list[str],
+    learned: Learned,
+    rules: list[str],
 ) -> str:
     """``jail run`` as this program needs it."""
     from jail.policy.learn.propose import make_command, needs_network
 
-    left_out = (*DECIDED_ANEW, *(() if needs_network(learned) else FOR_NETWORK))
-    options = [*list_options(args, left_out), *mounts]
+    left_out: tuple[str, ...] = DECIDED_ANEW
+    if not needs_network(learned):
+        left_out, rules = left_out + FOR_NETWORK, []
+    elif args.observe:
+        left_out += ("network", "allow", "observe")
+    options = [*list_options(args, left_out), *rules, *mounts]
     return make_command(options, args.output or "", argv)
+
+
+def list_rules(args: argparse.Namespace, result: Result) -> list[str]:
+    """In the place of --observe, what it let pass."""
+    if not args.observe:
+        return []
+    from jail.network.advice import find_rules
+
+    return [f"--allow {rule}" for rules in find_rules(result.network) for rule in rules]
 
 
 def list_options(args: argparse.Namespace, left_out: tuple[str, ...]) -> list[str]:

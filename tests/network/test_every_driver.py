@@ -1,0 +1,202 @@
+"""One suite for every kind of network, under both ways to map ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from tests.network import place
+from tests.network.option import allow
+from tests.network.uplink import ABSTRACT, WORD
+from tests.network.world import CLIENT, PYTHON, WITH_CLIENT, World
+from tests.part import require
+from tests.sight import find_children, find_marked
+
+PATIENCE_S: Final = 20.0
+PORT: Final = 8080
+
+
+class Driver(NamedTuple):
+    """What can be expected of it."""
+
+    options: list[str]
+    reaches: bool = True
+    mtu: int | None = None
+    helper: str | None = None
+
+
+DRIVERS: Final = {
+    "none": Driver(["--network", "none"], reaches=False),
+    "slirp4netns": Driver(["--network", "slirp4netns"], mtu=65520, helper="slirp4netns"),
+    "pasta": Driver(["--network", "pasta"], mtu=65520, helper="pasta"),
+    "slirp": Driver(["--network", "slirp"], mtu=65520),
+    "filtered": Driver(allow(place.SITE, place.SITE6, "site.test", "*.site.test")),
+    "host": Driver(["--network", "host"]),
+}
+HELPED: Final = [name for name, each in DRIVERS.items() if each.helper]
+LOOPBACKS: Final = (
+    *("127.0.0.1", "::1", "0.0.0.0", "::ffff:127.0.0.1"),
+    # slirp4netns' ways to the host, and pasta's.
+    *("10.0.2.2", "10.0.2.3", "fd00::2", "fd00::3", place.GATEWAY4, place.GATEWAY6),
+)
+
+
+@pytest.fixture(params=["auto", "single"])
+def ids(request: pytest.FixtureRequest) -> list[str]:
+    if request.param == "auto":
+        require("subuid")
+    return ["--userns", str(request.param)]
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    found = DRIVERS[request.param]
+    require(*filter(None, [found.helper]))
+    return found
+
+
+@pytest.fixture
+def options(driver: Driver, ids: list[str]) -> list[str]:
+    return [*driver.options, *ids]
+
+
+@pytest.fixture(params=HELPED)
+def helped(request: pytest.FixtureRequest, ids: list[str]) -> list[str]:
+    """Options of those that have a helper program."""
+    require(request.param)
+    return ["--network", request.param, *ids]
+
+
+def test_lo_is_up(world: World, options: list[str]) -> None:
+    for address in ("127.0.0.1", "::1"):
+        assert world.visit("own", address, jail=options).said == "own"
+
+
+def test_others_are_reached_or_there_is_no_network(
+    world: World, driver: Driver, options: list[str]
+) -> None:
+    for words in (("tcp", place.SITE, "7", "hello"), ("tcp", "site.test", "7", "hello")):
+        visit = world.visit(*words, jail=options)
+        assert visit.said == ("hello" if driver.reaches else None), visit
+    if not driver.reaches:
+        assert world.visit("tcp", place.SITE, "7", jail=options).error == "ENETUNREACH"
+
+
+def test_ipv6_works_where_the_host_has_it(world: World, driver: Driver, options: list[str]) -> None:
+    """From the first moment: no program waits for an address to be ready."""
+    visit = world.visit("tcp", place.SITE6, "7", "hello", jail=options)
+    assert visit.said == ("hello" if driver.reaches else None), visit
+
+
+def test_names_are_answered_by_both_protocols(
+    world: World, driver: Driver, options: list[str]
+) -> None:
+    visit = world.visit("look", "site.test", jail=options)
+    assert visit.said == (sorted([place.SITE, place.SITE6]) if driver.reaches else None)
+    if driver.reaches:
+        require("dig")
+        done = world.run_jail(*options, "--", "dig", "+short", "+tcp", "only4.site.test")
+        assert done.stdout == f"{place.SITE}\n".encode(), done
+
+
+def test_the_loopback_of_the_host_is_the_hosts(
+    world: World, driver: Driver, options: list[str]
+) -> None:
+    is_host, words = driver is DRIVERS["host"], ("sweep", str(place.SENTINEL), *LOOPBACKS)
+    outside = world.visit(*words).said
+    assert outside == {
+        f"{protocol} {address}": WORD.decode()
+        for address in LOOPBACKS[:4]
+        for protocol in ("tcp", "udp")
+    }
+    inside = world.visit(*words, jail=[*options, "-e", "TIMEOUT_S=0.5"]).said
+    assert inside == (outside if is_host else {})
+    if not is_host:
+        assert world.visit("abstract", ABSTRACT[1:], jail=options).said is None
+
+
+def test_packets_may_be_large(world: World, driver: Driver, options: list[str]) -> None:
+    if driver.mtu is None:
+        return
+    done = world.run_jail(*options, "--", "ip", "-json", "link")
+    links: list[dict[str, Any]] = json.loads(done.stdout)
+    assert [each["mtu"] for each in links if each["ifname"] != "lo"] == [driver.mtu]
+
+
+def test_the_jail_knows_its_own_name(world: World, options: list[str]) -> None:
+    script = "hostname; getent hosts $(hostname); getent hosts localhost"
+    done = world.run_jail(*options, "--hostname", "here", "--", "sh", "-c", script)
+    lines = done.stdout.decode().splitlines()
+    if "host" not in options:
+        assert lines[0] == "here" and len(lines) == 3, done
+
+
+def test_the_result_names_the_driver(world: World, driver: Driver, options: list[str]) -> None:
+    told = world.run_jail(*options, "--json", "-", "--", "true").json
+    assert told["verdict"] == "OK"
+    if driver is not DRIVERS["slirp"]:
+        assert told["network"]["driver"] == driver.options[1]
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_published_port_leads_in(world: World, helped: list[str], protocol: str) -> None:
+    publish = ["-p", f"127.0.0.1:{PORT}:9090/{protocol}"]
+    argv = (PYTHON, CLIENT, "serve", "9090", "from inside")
+    with world.start_jail(*WITH_CLIENT, *helped, *publish, "--", *argv) as process:
+        deadline, said = time.monotonic() + PATIENCE_S, None
+        while said != "from inside":
+            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+            said = world.visit(protocol, "127.0.0.1", str(PORT), "x").said
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_port_that_is_taken_is_an_error_before_the_program_starts(
+    world: World, helped: list[str], tmp_path: Path
+) -> None:
+    taken = f"127.0.0.1:{place.SENTINEL}:80"
+    done = world.run_jail(*helped, "-p", taken, "-v", f"{tmp_path}:/out", "--", "touch", "/out/x")
+    assert done.status == 125 and str(place.SENTINEL) in done.stderr
+    assert len(done.stderr.splitlines()) <= 2, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_death_of_the_helper_is_a_failure_of_the_sandbox(
+    world: World, helped: list[str], marker: str
+) -> None:
+    name = helped[1]
+    script = f"sleep 100; : {marker}"
+    with world.start_jail(*helped, "--json", "-", "--", "sh", "-c", script) as process:
+        os.kill(wait_for_helper(process.pid, name, marker), signal.SIGKILL)
+        out, error = process.communicate(timeout=PATIENCE_S)
+    told = json.loads(out)
+    assert process.returncode == 125
+    assert told["verdict"] == "IE" and name in told["message"], (told, error)
+
+
+def wait_for_helper(pid: int, name: str, marker: str) -> int:
+    """Below ``pid``, once the program runs."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = [each for each in find_below(pid) if read_name(each).startswith(name)]
+        programs = [each for each in find_marked(marker) if read_name(each) == "sh"]
+        if found and programs:
+            return found[-1]
+    raise AssertionError(f"no {name} below {pid}")
+
+
+def find_below(pid: int) -> list[int]:
+    children = find_children(pid)
+    return [*children, *(each for child in children for each in find_below(child))]
+
+
+def read_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
