@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from jail.cgroup.subtree import predict_grant
 from jail.host import HostFacts
+from jail.network.uplink import read_uplink
 from jail.plan import DEVICES, Inputs, Plan, make_plan
 from jail.policy import cache
 from jail.policy.action import Report
 from jail.policy.filters import Filters
 from jail.policy.load import Policy, load_policy
-from jail.network.uplink import read_uplink
 from jail.source import (
     read_devices,
     read_host_tree,

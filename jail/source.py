@@ -15,7 +15,6 @@ from jail.errors import HostError, JailError, SpecError
 from jail.kernel.file import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from jail.launchplan import Source
 from jail.limit import Throttle
-from jail.place import read_text
 
 MERGED_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 ETC_NAMES = (

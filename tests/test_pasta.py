@@ -233,9 +233,7 @@ def pasta() -> str:
     return read_facts().helpers["pasta"]
 
 
-def open_(
-    pid: int, publishes: tuple[Publish, ...] = ()
-) -> AbstractAsyncContextManager[Helper]:
+def open_(pid: int, publishes: tuple[Publish, ...] = ()) -> AbstractAsyncContextManager[Helper]:
     return open_pasta(pasta(), pid, publishes, fail)
 
 

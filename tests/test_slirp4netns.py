@@ -209,8 +209,9 @@ async def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path:
         port = taken.getsockname()[1]
         for text in (f"127.0.0.1:{port}:80", f"0.0.0.0:{port}:80", f"{port}:80"):
             with pytest.raises(HostError, match=f"port {port}/tcp.*: it is taken") as caught:
-                async with open_slirp4netns("/nonexistent", 1, parse_publishes([text]), fail,
-                                            tmp_path):
+                async with open_slirp4netns(
+                    "/nonexistent", 1, parse_publishes([text]), fail, tmp_path
+                ):
                     pass
             assert caught.value.step == "publish"
 

@@ -25,7 +25,7 @@ from tests.sight import wait_until
 Open = Callable[..., AbstractAsyncContextManager[helper_program.Helper]]
 Write = Callable[..., str]
 
-READY = 'for each; do case $each in --ready-fd=*) printf 1 >/proc/$$/fd/${each#*=};; esac; done'
+READY = "for each; do case $each in --ready-fd=*) printf 1 >/proc/$$/fd/${each#*=};; esac; done"
 READY_ON_STDOUT = "echo $$"
 BOTH = {"pasta": READY_ON_STDOUT, "slirp4netns": READY}
 NEEDED = {"pasta": pasta.NEEDED, "slirp4netns": slirp4netns.NEEDED}
@@ -130,9 +130,7 @@ async def test_one_that_exits_at_start_is_quoted(name: str, open_: Open, write: 
     assert str(error) == f"{name} exited with 7: the reason; a second"
 
 
-async def test_one_that_exits_without_a_word_is_named(
-    name: str, open_: Open, write: Write
-) -> None:
+async def test_one_that_exits_without_a_word_is_named(name: str, open_: Open, write: Write) -> None:
     assert str(await fail(open_, write("exit 0"))) == f"{name} exited with 0: it said nothing"
 
 
@@ -241,7 +239,11 @@ async def test_it_inherits_nothing_of_ours(
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
 async def test_a_closed_device_is_told_before_anything_is_started(
-    name: str, open_: Open, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    open_: Open,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     error: type[OSError],
 ) -> None:
     device = tmp_path / "tun"
