@@ -71,8 +71,11 @@ def serve_in(pid: int, port: int) -> Iterator[None]:
     """An HTTP server there, on every address."""
     enter = ["nsenter", f"--target={pid}", "--user", "--net", "--preserve-credentials"]
     server = [sys.executable, "-m", "http.server", "--bind", "::", str(port)]
-    process = subprocess.Popen([*enter, *server], stderr=subprocess.DEVNULL, cwd="/var/empty"
-                               if os.path.isdir("/var/empty") else "/")
+    process = subprocess.Popen(
+        [*enter, *server],
+        stderr=subprocess.DEVNULL,
+        cwd="/var/empty" if os.path.isdir("/var/empty") else "/",
+    )
     try:
         yield
     finally:

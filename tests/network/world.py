@@ -79,9 +79,9 @@ class World:
             sys.executable, "-m", "jail", "run", *words, stdin=stdin, timeout_s=timeout_s
         )
 
-    def visit(self, *words: str, jail: Sequence[str] | None = None) -> Visit:
+    def visit(self, *words: str, jail: Sequence[str] | None = None, patience_s: float = 8) -> Visit:
         """What ``client.py WORDS`` tells, in a jail with those options, or without one."""
-        argv = (PYTHON, CLIENT, *words)
+        argv = ("env", f"TIMEOUT_S={patience_s}", PYTHON, CLIENT, *words)
         done = self.run(*argv) if jail is None else self.run_jail(*WITH_CLIENT, *jail, "--", *argv)
         assert done.status == 0 and done.stdout, done
         return Visit(**json.loads(done.stdout))
