@@ -6,7 +6,6 @@ import errno
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from jail.egress import netlink
 from jail.errors import HostError
 from jail.host import HostFacts
 from jail.launchplan import Gate
@@ -18,7 +17,9 @@ from jail.spec import JailSpec
 EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 
 
-ADDRESSES: Final = {"slirp4netns": "10.0.2.100"}
+RESOLVER: Final = "10.0.2.3"
+"""as slirp4netns has it; whoever is asked on port 53, we answer"""
+ADDRESSES: Final = {"slirp4netns": "10.0.2.100", "filtered": "10.0.2.100"}
 """the jail's own; pasta gives it the host's"""
 
 
@@ -50,9 +51,9 @@ def decide_network(
     if spec.network == "filtered":
         return NetworkPlan(
             "filtered",
-            nameservers=(str(netlink.RESOLVER4),),
+            nameservers=(RESOLVER,),
             gate=make_gate(facts.ipv6),
-            address=str(netlink.ADDRESS4),
+            address=ADDRESSES["filtered"],
         )
     return NetworkPlan(spec.network)
 
@@ -104,6 +105,8 @@ def describe_open_network(spec: JailSpec) -> Iterator[str]:
 
 def make_gate(ipv6: bool) -> Gate:
     """The same for every jail, but for what the kernel has."""
+    from jail.egress import netlink  # jails without it go without
+
     return Gate(
         routes=netlink.make_routes(ipv6),
         ruleset=netlink.make_ruleset(),
