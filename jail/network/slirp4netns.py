@@ -16,7 +16,7 @@ from typing import Final
 from jail.errors import HostError
 from jail.host import HELPER_PATH, open_runtime_dir
 from jail.network.driver import Link
-from jail.network.helper import Helper, OnDeath, open_helper
+from jail.network.helper_program import Helper, OnDeath, open_helper
 from jail.network.nameserver import NAMESERVERS, choose_nameservers
 from jail.network.precondition import (
     Features,
