@@ -60,8 +60,10 @@ async def measure(rounds: int, jails: int, ours: list[str]) -> dict[str, Any]:
         supervisor = await stack.enter_async_context(jail.open_supervisor())
         async with open_networks(supervisor, ours) as networks:
             for index in range(rounds + 1):
-                for name, run in networks.items():
-                    for measured, value in (await use(run, name)).items():
+                names = list(networks)
+                turn = index % len(names)  # nobody is always the first, or behind the same one
+                for name in names[turn:] + names[:turn]:
+                    for measured, value in (await use(networks[name], name)).items():
                         note(samples, measured, name, value, index)
         for index in range(rounds + 1):
             for network in ("none", *ours):
