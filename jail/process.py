@@ -112,7 +112,7 @@ class Process:
         """Until it has ended and nothing of it is left. ProgramError if it never started."""
         await self._done.wait()
         if self._view.network is not None:
-            await self._view.network.settle()
+            await self._view.network.settle(self.traffic)
         return self.get_result()
 
     @property

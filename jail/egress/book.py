@@ -67,6 +67,10 @@ class Account:
         self._heard = 0
         self._entries = self._open()
 
+    def is_of(self, log: Log) -> bool:
+        """Whether it is counted there."""
+        return any(each is log for each in self._logs)
+
     def _open(self) -> list[Entry]:
         entries = [log.take(self._key) for log in self._logs]
         for entry in entries:

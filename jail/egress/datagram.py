@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from jail.egress.gate import Injector
+from jail.egress.gate import LACKS, Injector
 from jail.egress.packet import (
     UDP,
     Flow,
@@ -34,7 +34,6 @@ MAX_BYTES: Final = 65535
 ANCILLARY_BYTES: Final = 256
 BATCH: Final = 32
 """datagrams that are taken before the others have their turn"""
-MAX_FLOWS: Final = 256
 IDLE_S: Final = 120.0
 """as netfilter has it for a flow with answers: nf_conntrack-sysctl.rst"""
 MAX_QUESTIONS: Final = 128
@@ -55,7 +54,8 @@ class _Outside:
 class Datagrams:
     """Owns the two sockets inside, and one outside for each flow.
 
-    ``decide`` gives the counter of a flow that may be, and notes what may not.
+    ``decide`` gives the counter of a flow that may be, and notes what may not. Above ``max_flows``
+    the one that was used least lately ends.
     """
 
     def __init__(
@@ -65,7 +65,9 @@ class Datagrams:
         decide: Callable[[Flow], Counter | None],
         resolve: Resolve,
         start_soon: Callable[..., None],
+        max_flows: int,
     ) -> None:
+        self._max_flows = max_flows
         self._socks, self._injector = socks, injector
         self._decide, self._resolve, self._start_soon = decide, resolve, start_soon
         self._flows: OrderedDict[Flow, _Outside] = OrderedDict()
@@ -120,16 +122,15 @@ class Datagrams:
             self._inject(flow, answer)
 
     def _open(self, flow: Flow, size: int) -> _Outside | None:
-        count = self._decide(flow)
-        if count is None:
-            self._tell_failure(flow, size, errno.ECONNREFUSED)
-            return None
         try:
+            count = self._decide(flow)
+            if count is None:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
             sock = _open_socket(flow.target)
         except OSError as error:
             self._tell_failure(flow, size, error.errno or 0)
             return None
-        while len(self._flows) >= MAX_FLOWS:
+        while len(self._flows) >= self._max_flows:
             self._close_flow(next(iter(self._flows)))
         outside = self._flows[flow] = _Outside(sock, count, trio.current_time())
         self._start_soon(self._listen, flow, outside)
@@ -165,6 +166,8 @@ class Datagrams:
         self._injector.inject(make_datagram(flow, data), flow.source.address)
 
     def _tell_failure(self, flow: Flow, size: int, code: int) -> None:
+        if code in LACKS:
+            return  # lost, as datagrams are
         reason = {errno.ECONNREFUSED: "port", errno.ENETUNREACH: "net"}.get(code, "host")
         start = make_udp_start(flow, size)
         packet = make_unreachable(flow, UDP, start, reason)

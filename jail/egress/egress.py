@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,11 +21,11 @@ from jail.egress.opened import Opened
 from jail.egress.packet import Flow
 from jail.egress.relay import Relay
 from jail.egress.resolver import Query, Resolver
+from jail.egress.share import Share
 from jail.egress.upstream import Upstream
 from jail.network.rule import DNS_PORT, AllowList, Decision, Transport, format_place
 from jail.network.special import find_special
 
-MAX_RELAYS: Final = 1024
 SETTLE_S: Final = 0.5
 """what a program has sent before it ended is on its way by then, or its target is slow"""
 DRAIN_S: Final = 2.0
@@ -54,7 +55,9 @@ class Egress:
         hosts: Iterable[tuple[str, str]],
         own: str,
         background: Background,
+        share: Share,
     ) -> None:
+        self._share = share
         self._allowed, self._background = allowed, background
         self._opened = Opened()
         self._resolver = Resolver(
@@ -68,7 +71,9 @@ class Egress:
         self._own = OwnAddresses()
         self._logs: list[Log] = []
         self._book = Book(lambda: self._logs)
-        self._relays: set[Relay] = set()
+        self._relays: dict[Relay, Account] = {}
+        self._streams = 0
+        self._is_closed = False
         self._gate: Gate | None = None
         self._datagrams: Datagrams | None = None
         self._injector: Injector | None = None
@@ -86,15 +91,23 @@ class Egress:
         """The sockets in the order of :func:`jail.zygote.gate.open_gate`, sent by an init that has
         run nothing yet.
         """
+        if self._is_closed:
+            for fd in fds:
+                os.close(fd)
+            return
         socks = [socket.socket(fileno=fd) for fd in fds]
         for sock in socks:
             sock.setblocking(False)
         tcp4, tcp6, udp4, udp6, raw4, raw6, log = socks
         start_soon = self._background.start_soon
         self._injector = injector = Injector(raw4, raw6)
-        gate = Gate(log, (tcp4, tcp6), injector, self._permit, self._carry, start_soon)
+        share = self._share
+        gate = Gate(
+            log, (tcp4, tcp6), injector, self._permit, self._carry, start_soon, share.pending
+        )
+        udp = (udp4, udp6)
         datagrams = Datagrams(
-            (udp4, udp6), injector, self._permit_datagrams, self._resolve, start_soon
+            udp, injector, self._permit_datagrams, self._resolve, start_soon, share.flows
         )
         self._gate, self._datagrams = gate, datagrams
         start_soon(gate.hold)
@@ -103,29 +116,35 @@ class Egress:
         for sock in (udp4, udp6):
             start_soon(datagrams.take, sock)
 
-    async def settle(self) -> None:
-        """Until what the program has tried is written down, and what it has sent is on its way."""
-        if self._gate is not None and self._datagrams is not None:
-            self._gate.take_now()
-            self._datagrams.take_now()
-        await self._wait_said(SETTLE_S)
+    async def settle(self, log: Log) -> None:
+        """Until what was tried is written there, and what was sent is on its way."""
+        self._take_now()
+        await self._wait_said(SETTLE_S, log)
 
     async def drain(self) -> None:
         """What was sent before the jail's end arrives, where it is taken in time."""
+        self._take_now()
         with trio.CancelScope(shield=True):
             await self._wait_said(DRAIN_S)
 
-    async def _wait_said(self, most_s: float) -> None:
+    def _take_now(self) -> None:
+        if self._gate is not None and self._datagrams is not None:
+            self._gate.take_now()
+            self._datagrams.take_now()
+
+    async def _wait_said(self, most_s: float, log: Log | None = None) -> None:
         with trio.move_on_after(most_s):
-            for relay in list(self._relays):
-                await relay.said_all.wait()
+            for relay, account in list(self._relays.items()):
+                if log is None or account.is_of(log):
+                    await relay.said_all.wait()
 
     # -- what is asked of it ----------------------------------------------------------------------
 
     def _permit(self, flow: Flow) -> Permit | None:
-        if len(self._relays) >= MAX_RELAYS:
-            return None
         decision, account = self._decide(flow, "tcp")
+        if decision.allowed and len(self._relays) >= self._share.relays:
+            account.refuse(decision.name, f"{self._share.relays} connections are open already", "")
+            return None
         return Permit(decision, account) if decision.allowed else None
 
     def _permit_datagrams(self, flow: Flow) -> Counter | None:
@@ -157,7 +176,7 @@ class Egress:
     async def _resolve(self, question: bytes) -> bytes | None:
         return await self._resolver.answer(question, over_tcp=False)
 
-    async def _carry(
+    def _carry(
         self,
         flow: Flow,
         inside: socket.socket,
@@ -165,9 +184,7 @@ class Egress:
         permit: Permit | None,
     ) -> None:
         if outside is None or permit is None:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(inside))
-            async with stream:
-                await self._resolver.serve_stream(stream)
+            self._serve_resolver(inside)
             return
         account = permit.account
         relay = Relay(
@@ -178,14 +195,32 @@ class Egress:
         )
         if permit.decision.inspects:
             Inspection(self._allowed, flow, account, relay)
-        self._relays.add(relay)
+        self._relays[relay] = account
+        self._background.start_soon(self._run, relay)
+
+    async def _run(self, relay: Relay) -> None:
         try:
             await relay.run()
         finally:
-            self._relays.discard(relay)
+            del self._relays[relay]
+
+    def _serve_resolver(self, inside: socket.socket) -> None:
+        if self._streams >= self._share.streams:
+            inside.close()
+            return
+        self._streams += 1
+        self._background.start_soon(self._answer_all, inside)
+
+    async def _answer_all(self, inside: socket.socket) -> None:
+        try:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(inside))
+            await self._resolver.serve_stream(stream)
+        finally:
+            self._streams -= 1
 
     def close(self) -> None:
         """Give all sockets back."""
+        self._is_closed = True
         if self._gate is not None and self._datagrams is not None:
             self._gate.close()
             self._datagrams.close()

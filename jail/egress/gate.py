@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
@@ -31,8 +31,6 @@ from jail.egress.packet import (
 from jail.network.rule import DNS_PORT
 from jail.network.special import Address
 
-MAX_PENDING: Final = 512
-"""connections that are being made; a SYN above that is dropped, and comes again in a second"""
 CONNECT_S: Final = 120.0
 """the kernel's own patience with tcp_syn_retries is 127 s: tcp(7)"""
 GRANT_S: Final = 10.0
@@ -40,9 +38,13 @@ KNOWN_S: Final = 2.0
 MAX_KNOWN: Final = 1000
 BATCH: Final = 64
 LOG_BYTES: Final = 64 * 1024
+PAUSE_S: Final = 0.1
+"""until there may be a descriptor again"""
+LACKS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""says nothing of whom the program wants to reach"""
 UNREACHABLE: Final = {errno.ENETUNREACH: "net", errno.EHOSTUNREACH: "host", errno.EACCES: "host"}
 
-Carry = Callable[[Flow, socket.socket, socket.socket | None, Any], Awaitable[None]]
+Carry = Callable[[Flow, socket.socket, socket.socket | None, Any], None]
 
 
 class _Grant(NamedTuple):
@@ -78,7 +80,8 @@ class Gate:
     """Owns the log's socket and the listeners.
 
     ``decide`` gives a permit, or None for what may not be; ``carry`` takes what has come to be: the
-    program's end, ours, and the permit. The last two are None where we answer ourselves.
+    program's end, ours, and the permit. The last two are None where we answer ourselves. At most
+    ``max_pending`` are being made; a SYN above that is dropped, and comes again in a second.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class Gate:
         decide: Callable[[Flow], Any],
         carry: Carry,
         start_soon: Callable[..., None],
+        max_pending: int,
     ) -> None:
+        self._max_pending = max_pending
         self._log, self._listeners, self._injector = log, listeners, injector
         self._decide, self._carry, self._start_soon = decide, carry, start_soon
         self._pending: set[Flow] = set()
@@ -99,10 +104,15 @@ class Gate:
         """Take the SYNs as they come."""
         while True:
             await trio.lowlevel.wait_readable(self._log)
-            self.take_now()
+            self._take_some()
 
     def take_now(self) -> None:
-        """Those that are there."""
+        """All that is there: SYNs, and connections whose SYN has been let in."""
+        self._take_some()
+        for listener in self._listeners:
+            self._welcome_some(listener)
+
+    def _take_some(self) -> None:
         with suppress(BlockingIOError):
             for _ in range(BATCH):
                 for packet in read_log(self._log.recv(LOG_BYTES, socket.MSG_DONTWAIT)):
@@ -116,20 +126,19 @@ class Gate:
             self._let_in(syn)
         elif syn.flow.target.port == DNS_PORT:
             self._grant(syn, None, None)
-        elif len(self._pending) >= MAX_PENDING:
-            return
-        elif (permit := self._decide(syn.flow)) is None:
-            self._injector.inject(make_reset(syn), syn.flow.source.address)
-        else:
-            self._reach(syn, permit)
+        elif len(self._pending) < self._max_pending:
+            try:
+                self._reach(syn)
+            except OSError as error:
+                self._tell_failure(syn, error.errno or 0)
 
-    def _reach(self, syn: Syn, permit: Any) -> None:
-        """A near target has answered before anybody has to wait for it."""
-        try:
-            target, is_open = begin_connection(syn.flow.target)
-        except OSError as error:
-            self._tell_failure(syn, error.errno or 0)
+    def _reach(self, syn: Syn) -> None:
+        """A near target has answered before anybody has to wait for it. OSError where it fails."""
+        permit = self._decide(syn.flow)
+        if permit is None:
+            self._injector.inject(make_reset(syn), syn.flow.source.address)
             return
+        target, is_open = begin_connection(syn.flow.target)
         if is_open:
             self._grant(syn, target, permit)
         else:
@@ -146,8 +155,8 @@ class Gate:
             self._pending.discard(syn.flow)
 
     def _tell_failure(self, syn: Syn, code: int) -> None:
-        if code == errno.ETIMEDOUT:
-            return  # as outside: nothing comes back
+        if code == errno.ETIMEDOUT or code in LACKS:
+            return  # as outside: nothing comes back, and the program's kernel asks again
         flow, packet = syn.flow, make_reset(syn)
         if code in UNREACHABLE:
             packet = make_unreachable(flow, TCP, syn.segment, UNREACHABLE[code])
@@ -166,7 +175,7 @@ class Gate:
         now = trio.current_time()
         while self._granted:
             flow, grant = next(iter(self._granted.items()))
-            if grant.until > now and len(self._granted) < MAX_PENDING:
+            if grant.until > now and len(self._granted) < self._max_pending:
                 return
             del self._granted[flow]
             grant.close()
@@ -175,17 +184,22 @@ class Gate:
         """Take the connections whose SYN has been let in."""
         while True:
             await trio.lowlevel.wait_readable(listener)
-            with suppress(BlockingIOError):
-                for _ in range(BATCH):
-                    self._welcome(listener)
+            if not self._welcome_some(listener):
+                await trio.sleep(PAUSE_S)
 
-    def _welcome(self, listener: socket.socket) -> None:
-        try:
-            inside, peer = listener.accept()
-        except BlockingIOError:
-            raise
-        except OSError:  # it has gone again, or there is no descriptor left: accept(2)
-            return
+    def _welcome_some(self, listener: socket.socket) -> bool:
+        """Those that are there, or some; False where they have to wait for a descriptor."""
+        for _ in range(BATCH):
+            try:
+                self._welcome(*listener.accept())
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in LACKS:
+                    return False  # it stays where it is, and readable: accept(2)
+        return True
+
+    def _welcome(self, inside: socket.socket, peer: Any) -> None:
         inside.setblocking(False)
         try:
             flow = Flow(_place(peer), _place(inside.getsockname()))
@@ -193,7 +207,7 @@ class Gate:
         except (OSError, KeyError):  # straight to our own port: nobody has let that in
             inside.close()
             return
-        self._start_soon(self._carry, flow, inside, grant.target, grant.permit)
+        self._carry(flow, inside, grant.target, grant.permit)
 
     def close(self) -> None:
         """All that nobody has taken."""
@@ -253,13 +267,15 @@ class OwnAddresses:
 
 
 def is_own_address(target: Place) -> bool:
-    """Whether the kernel would take it as the source, too."""
+    """Whether the kernel would take it as the source, too. OSError where it can't be known."""
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
             probe.connect((str(target.address), target.port))
             return bool(ip_address(probe.getsockname()[0]) == target.address)
-    except OSError:
+    except OSError as error:
+        if error.errno in LACKS:
+            raise
         return False  # no way there at all: the connection itself will say why
 
 

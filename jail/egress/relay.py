@@ -53,6 +53,9 @@ class Relay:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, nursery.cancel_scope)
                 nursery.start_soon(self._receive, nursery.cancel_scope)
+        except BaseException:
+            self.break_off()  # an end in the middle must not look like one
+            raise
         finally:
             self.said_all.set()
             self._inside.close()

@@ -47,8 +47,8 @@ class Network(Protocol):
     def follow(self, log: Log) -> AbstractContextManager[None]:
         """What is tried meanwhile is written to ``log``."""
 
-    async def settle(self) -> None:
-        """Until what has been tried so far is written down."""
+    async def settle(self, log: Log) -> None:
+        """Until what has been tried so far is written to it."""
 
 
 class Driver(Protocol):
