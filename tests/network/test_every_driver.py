@@ -166,7 +166,7 @@ def serve_until_said(world: World, options: list[str], words: tuple[str, ...], w
     argv = (PYTHON, CLIENT, "serve", "9090", "from inside")
     deadline = time.monotonic() + PATIENCE_S
     with world.start_jail(*WITH_CLIENT, *options, "--", *argv) as process:
-        while (said := world.visit(*words, patience_s=0.5, place=where).said) is None:
+        while not (said := world.visit(*words, patience_s=0.5, place=where).said):
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
                 return process.communicate()
