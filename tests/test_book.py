@@ -133,3 +133,25 @@ def test_no_byte_and_no_attempt_is_lost_or_counted_twice(made: list[tuple[str, i
     assert sum(each.count for each in attempts) == len(accounts)
     assert sum(each.sent_bytes for each in attempts) == sent
     assert all(each.count >= 0 for each in attempts)
+
+
+def test_runs_that_have_tried_the_same_are_still_two() -> None:
+    """Also when they have tried nothing: what ends one must not end the other's log."""
+    one, two = Log(), Log()
+    logs = [one, two]
+    logs.remove(two)
+    assert logs[0] is one
+
+
+def test_an_account_that_moves_is_counted_once_in_each_run() -> None:
+    one, two = Log(), Log()
+    account = Book(lambda: [one]).note(make_key())
+    account.add(1, 0)
+    for _ in range(2):
+        account.move([one, two])
+        account.add(2, 0)
+    account.move([two])
+    account.add(4, 0)
+    (first,), (second,) = list_attempts(one), list_attempts(two)
+    assert (first.count, first.sent_bytes) == (1, 5)
+    assert (second.count, second.sent_bytes) == (1, 8)
