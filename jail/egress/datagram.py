@@ -50,6 +50,10 @@ class _Outside:
     count: Counter
     used: float
 
+    def find_left_s(self) -> float:
+        """Until it has been idle for too long."""
+        return self.used + IDLE_S - trio.current_time()
+
 
 class Datagrams:
     """Owns the two sockets inside, and one outside for each flow.
@@ -75,6 +79,7 @@ class Datagrams:
 
     async def take(self, sock: socket.socket) -> None:
         """Take what comes in by ``sock``."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # then it is closed already
         while True:
             await trio.lowlevel.wait_readable(sock)
             self._take_some(sock)
@@ -139,15 +144,20 @@ class Datagrams:
     async def _listen(self, flow: Flow, outside: _Outside) -> None:
         """Until nobody has spoken for a while, or another flow needs the place."""
         try:
-            while (left_s := outside.used + IDLE_S - trio.current_time()) > 0:
+            # A closed one must not be waited for: trio would hold its place, and break the next.
+            while self._has(flow, outside) and (left_s := outside.find_left_s()) > 0:
                 with trio.move_on_after(left_s):
                     await trio.lowlevel.wait_readable(outside.sock)
-                    self._take_answers(flow, outside)
-        except (trio.ClosedResourceError, ValueError):
+                    if self._has(flow, outside):
+                        self._take_answers(flow, outside)
+        except trio.ClosedResourceError:
             return  # its place was needed
         finally:
-            if self._flows.get(flow) is outside:
+            if self._has(flow, outside):
                 self._close_flow(flow)
+
+    def _has(self, flow: Flow, outside: _Outside) -> bool:
+        return self._flows.get(flow) is outside
 
     def _take_answers(self, flow: Flow, outside: _Outside) -> None:
         for _ in range(BATCH):

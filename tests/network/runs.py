@@ -1,0 +1,29 @@
+"""Runs in one jail, for tests of what each is told of it.
+
+    runs.py OPTIONS ARGV…     both in JSON: of make_spec, and of one program after the other
+
+Says their ``Result.network`` as a list of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import trio
+
+import jail
+
+
+async def run_all(options: dict[str, Any], *programs: list[str]) -> list[Any]:
+    told = []
+    async with jail.open_jail(**options) as opened:
+        for argv in programs:
+            result = await opened.run(argv)
+            told.append({"out": result.stdout.decode(), **result.network.to_json()})
+    return told
+
+
+if __name__ == "__main__":
+    print(json.dumps(trio.run(run_all, *map(json.loads, sys.argv[1:]))))
