@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from jail.errors import HostError
 from jail.host import HostFacts
 from jail.launchplan import Gate
-from jail.network.check import WITH_PORTS
+from jail.network.check import MAX_NAMESERVERS, WITH_PORTS
 from jail.network.hosts import OWN_ADDRESS
-from jail.network.nameserver import NAMESERVERS, choose_nameservers
+from jail.network.nameserver import NAMESERVERS, choose_nameservers, find_direct
 from jail.spec import JailSpec
 
 EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
@@ -65,7 +65,9 @@ def _decide_helper(
     if driver == "slirp":
         driver = choose_helper(facts.helpers, has_uplink)
     require_program(driver, facts.helpers.get(driver))
-    nameservers = spec.dns or choose_nameservers(host_conf, *NAMESERVERS[driver])
+    forwarding = choose_nameservers(host_conf, *NAMESERVERS[driver])
+    direct = find_direct(host_conf) if driver == "pasta" else ()
+    nameservers = spec.dns or (*direct[: MAX_NAMESERVERS - 1], *forwarding)[:MAX_NAMESERVERS]
     return NetworkPlan(driver, nameservers, address=ADDRESSES.get(driver, OWN_ADDRESS))
 
 
