@@ -197,6 +197,7 @@ class Egress:
             outside,
             on_sent=lambda size: account.add(size, 0),
             on_received=lambda size: account.add(0, size),
+            count_relays=self._relays.__len__,
         )
         if permit.decision.inspects:
             Inspection(self._allowed, flow, account, relay)

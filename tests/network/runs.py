@@ -2,13 +2,14 @@
 
     runs.py OPTIONS ARGV…     both in JSON: of make_spec, and of one program after the other
 
-Says their ``Result.network`` as a list of JSON.
+Says their ``Result.network`` as a list of JSON, and what it cost us.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import trio
@@ -20,8 +21,11 @@ async def run_all(options: dict[str, Any], *programs: list[str]) -> list[Any]:
     told = []
     async with jail.open_jail(**options) as opened:
         for argv in programs:
+            began_s = time.process_time()
             result = await opened.run(argv)
-            told.append({"out": result.stdout.decode(), **result.network.to_json()})
+            cpu_s = time.process_time() - began_s
+            out = result.stdout.decode()
+            told.append({"out": out, "supervisor_cpu_s": cpu_s, **result.network.to_json()})
     return told
 
 

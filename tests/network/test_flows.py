@@ -6,6 +6,9 @@ import json
 import sys
 from typing import Any, Final
 
+import pytest
+
+from jail.egress.relay import ALL_CHUNKS_BYTES, CHUNK_BYTES, find_chunk_bytes
 from tests.network import place
 from tests.network.option import allow
 from tests.network.world import PYTHON, World
@@ -74,6 +77,20 @@ made.sendto(b"hello", (address, port))
 print(made.recv(9).decode())
 """
 
+FLOOD: Final = """
+import socket, sys, time
+made, port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), int(sys.argv[1])
+question = b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\4site\\4test\\0\\0\\1\\0\\1"
+until, sent = time.monotonic() + 3, 0
+while time.monotonic() < until:
+    try:
+        made.sendto(question, (f"203.0.113.{sent % 200}", port))
+    except OSError:
+        pass
+    sent += 1
+print(sent)
+"""
+
 
 def run_all(world: World, options: dict[str, Any], *programs: list[str]) -> list[Any]:
     """What each run in one jail is told."""
@@ -113,3 +130,19 @@ def test_datagrams_from_a_port_of_an_earlier_run_are_in_the_later_ones_log(
         assert told["out"] == "hello\n"
         (attempt,) = told["attempts"]
         assert (attempt["count"], attempt["sent_bytes"], attempt["received_bytes"]) == (1, 5, 5)
+
+
+@pytest.mark.parametrize("port", ["80", "53"])
+def test_a_flood_of_datagrams_takes_a_small_part_of_the_supervisors_time(
+    world: World, port: str
+) -> None:
+    """Others' jails wait for the same thread, and nobody charges it to this one."""
+    (told,) = run_all(world, {"allow": ["site.test"]}, python(FLOOD, port))
+    assert int(told["out"]) > 10_000
+    assert told["supervisor_cpu_s"] < 1.5
+
+
+def test_readers_that_do_not_read_have_little_held_for_them() -> None:
+    held = sum(2 * find_chunk_bytes(number) for number in range(1, 1025))
+    assert held < 16 * ALL_CHUNKS_BYTES
+    assert find_chunk_bytes(1) == CHUNK_BYTES
