@@ -67,7 +67,8 @@ class Relay:
                 nursery.start_soon(self._send, nursery.cancel_scope)
                 nursery.start_soon(self._receive, nursery.cancel_scope)
         except BaseException:
-            self.break_off()  # an end in the middle must not look like one
+            if not self.said_all.is_set():
+                self.break_off()  # an end in the middle must not look like one
             raise
         finally:
             self.said_all.set()
