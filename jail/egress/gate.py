@@ -235,8 +235,12 @@ def begin_connection(target: Place) -> tuple[socket.socket, bool]:
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        code = sock.connect_ex((str(target.address), target.port))
-        if code not in (0, errno.EINPROGRESS):
+        place = str(target.address), target.port
+        code = sock.connect_ex(place)
+        if code == errno.EINPROGRESS:
+            # What a near target has answered meanwhile is looked at when the call ends: connect(2).
+            code = sock.connect_ex(place)
+        if code not in (0, errno.EALREADY):
             raise OSError(code, os.strerror(code))
     except OSError:
         sock.close()

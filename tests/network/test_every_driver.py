@@ -111,13 +111,13 @@ def test_the_loopback_of_the_host_is_the_hosts(
     world: World, driver: Driver, options: list[str]
 ) -> None:
     is_host, words = driver is DRIVERS["host"], ("sweep", str(place.SENTINEL), *LOOPBACKS)
-    outside = world.visit(*words, patience_s=0.5).said
+    outside = world.visit(*words, patience_s=0.3).said
     assert outside == {
         f"{protocol} {address}": WORD.decode()
         for address in LOOPBACKS[:4]
         for protocol in ("tcp", "udp")
     }
-    inside = world.visit(*words, jail=options, patience_s=0.5).said
+    inside = world.visit(*words, jail=options, patience_s=0.3).said
     assert inside == (outside if is_host else {})
     if not is_host:
         assert world.visit("abstract", ABSTRACT[1:], jail=options).said is None
@@ -166,7 +166,7 @@ def serve_until_said(world: World, options: list[str], words: tuple[str, ...], w
     argv = (PYTHON, CLIENT, "serve", "9090", "from inside")
     deadline = time.monotonic() + PATIENCE_S
     with world.start_jail(*WITH_CLIENT, *options, "--", *argv) as process:
-        while (said := world.visit(*words, patience_s=0.5, place=where).said) is None:
+        while not (said := world.visit(*words, patience_s=0.5, place=where).said):
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
                 return process.communicate()
