@@ -93,6 +93,11 @@ def test_what_is_no_rule_is_one_clear_line(text: str, option: Literal["allow", "
     assert_clear(caught.value, option)
 
 
+def test_a_url_is_told_to_be_no_rule() -> None:
+    with pytest.raises(SpecError, match=r"a rule is no URL; write example\.org:443"):
+        parse_rule("https://example.org/", "allow")
+
+
 @pytest.mark.parametrize("text", ["127.0.0.1", "127.0.0.0/8:80", "::1", "[::1]:80", "localhost"])
 def test_the_jail_s_own_loopback_is_nothing_to_allow(text: str) -> None:
     with pytest.raises(SpecError) as caught:

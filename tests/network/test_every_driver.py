@@ -193,7 +193,8 @@ def test_the_death_of_the_helper_is_a_failure_of_the_sandbox(
         out, error = process.communicate(timeout=PATIENCE_S)
     told = json.loads(out)
     assert process.returncode == 125
-    assert told["verdict"] == "IE" and name in told["message"], (told, error)
+    assert told["verdict"] == "IE" and told["fault"] == "sandbox", (told, error)
+    assert name in told["message"], told
 
 
 def wait_for_helper(pid: int, name: str, marker: str) -> int:
