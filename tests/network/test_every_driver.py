@@ -197,6 +197,30 @@ def test_the_death_of_the_helper_is_a_failure_of_the_sandbox(
     assert name in told["message"], told
 
 
+@pytest.mark.parametrize("publish", [[], ["-p", f"127.0.0.1:{PORT}:80"]])
+def test_slirp4netns_is_in_its_sandbox_and_the_jail_none_the_weaker(
+    world: World, ids: list[str], publish: list[str], marker: str, tmp_path: Path
+) -> None:
+    require("slirp4netns")
+    out = tmp_path / "out"
+    out.mkdir()
+    looks = "id -u; id -g; grep ^Seccomp: /proc/self/status; echo > /out/made"
+    script = f"{looks}; until [ -e /out/seen ]; do sleep 0.05; done"
+    options = ["--network", "slirp4netns", *ids, *publish, "-v", f"{out}:/out"]
+    with world.start_jail(*options, "--", "sh", "-c", f"{script}; : {marker}") as process:
+        helper = wait_for_helper(process.pid, "slirp4netns", marker)
+        status = Path(f"/proc/{helper}/status").read_text()
+        mounts = Path(f"/proc/{helper}/mountinfo").read_text().splitlines()
+        (out / "seen").touch()
+        said, error = process.communicate(timeout=PATIENCE_S)
+    assert "Seccomp:\t2\n" in status
+    assert {each.split()[4].split("/")[1] for each in mounts} == {"", "etc", "run"}, mounts
+    assert any(" / / " in each and " - tmpfs " in each for each in mounts), mounts
+    assert said.split() == [b"1000", b"1000", b"Seccomp:", b"2"], error
+    made = (out / "made").stat()
+    assert (made.st_uid, made.st_gid) == (os.getuid(), os.getgid())
+
+
 def wait_for_helper(pid: int, name: str, marker: str) -> int:
     """Below ``pid``, once the program runs."""
     deadline = time.monotonic() + PATIENCE_S
