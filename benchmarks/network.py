@@ -6,9 +6,9 @@ In one run, in the tests' own internet: the server is at the other end of a veth
 another network namespace. All networks are there at once and are used in turn, so that a slow
 second hits all alike; medians. ``up`` and ``down`` are one iperf3 stream, ``connect`` is
 connect(2) alone, ``connections`` are connect, a line each way, close, one after the other.
-``set-up`` is a jail of that network from request to reaped result, less one of ``none``, beside
-what the helper itself takes until it says that it is ready. ``all at once`` opens so many jails,
-lets each fetch a line while all are alive, and closes them.
+``a jail with`` is from request to a program's result; what a helper adds to ``none`` is compared
+with what it takes by itself until it is ready. ``all at once`` opens so many jails, lets each
+fetch a line while all are alive, and closes them.
 """
 
 from __future__ import annotations

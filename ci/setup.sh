@@ -122,7 +122,6 @@ prepare_host() {
     install_packages
     install_testsuite
     install_profile
-    open_tun
     make_user
     exec 8>&-
 }
@@ -174,12 +173,6 @@ install_profile() {
     dpkg-deb --extract "$place"/*.deb "$place/tree"
     install -D -m 0644 "$place/tree$CONTAINERS_PROFILE" "$CONTAINERS_PROFILE"
     rm -rf "$place"
-}
-
-# As udev has it: the device gives nobody a right they lack, and slirp4netns and pasta want it.
-open_tun() {
-    [ ! -c /dev/net/tun ] || chmod 0666 /dev/net/tun \
-        || say "going on without /dev/net/tun: it can't be opened to all"
 }
 
 missing_of() {
@@ -251,7 +244,8 @@ make_runtime_dir() {
 open_tun() {
     [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } \
         || say "going on without /dev/net/tun: it could not be made"
-    [ ! -c /dev/net/tun ] || chmod 0666 /dev/net/tun
+    [ ! -c /dev/net/tun ] || chmod 0666 /dev/net/tun \
+        || say "going on without /dev/net/tun: it can't be opened to all"
 }
 
 # AS_USER: goes before a command that the user shall run. What a login would give, and nothing of

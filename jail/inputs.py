@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from jail.cgroup.subtree import predict_grant
 from jail.host import HostFacts
+from jail.network.uplink import read_uplink
 from jail.plan import DEVICES, Inputs, Plan, make_plan
 from jail.policy import cache
 from jail.policy.action import Report
@@ -20,7 +21,6 @@ from jail.source import (
     read_source,
     read_throttle,
     read_top_dirs,
-    read_uplink,
 )
 from jail.spec import JailSpec
 from jail.user import HOST_GROUP, HOST_PASSWD

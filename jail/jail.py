@@ -23,6 +23,7 @@ from jail.host import HostFacts
 from jail.kernel.listener import is_listener
 from jail.kernel.process import kill_pidfd
 from jail.listening import Listening
+from jail.network.driver import Link, find_driver
 from jail.plan import Plan
 from jail.policy.judge import Judge
 from jail.process import Process, describe_limit, make_meter
@@ -95,10 +96,6 @@ class Jail:
     async def open_network(self, stack: AsyncExitStack, facts: HostFacts) -> None:
         """What its programs may reach, before the first of them starts; closed by ``stack``."""
         plan = self.plan.network
-        if plan.driver in ("none", "host"):
-            return
-        from jail.network.driver import Link, find_driver
-
         link = Link(
             spec=self.plan.spec,
             plan=plan,
@@ -311,8 +308,7 @@ class Jail:
         limits = merge_limits(self.plan.spec.limits, program)
         process = Process(self._view, limits, self._background, program.terminal)
         with self._session.open_run(process) as number, ExitStack() as streams:
-            if self._view.network is not None:
-                streams.enter_context(self._view.network.follow(process.traffic))
+            streams.enter_context(process.follow_traffic())
             process.begin(number)
             try:
                 if program.terminal:

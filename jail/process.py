@@ -6,10 +6,10 @@ import errno
 import os
 import select
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -18,11 +18,11 @@ from jail.background import Background
 from jail.cgroup.account import Account
 from jail.cgroup.meter import LeafMeter
 from jail.denied import Ledger
-from jail.egress.book import Log
 from jail.errors import JailBroken, ProgramError, ProtocolError, blame_host
 from jail.kernel.process import is_pidfd, kill_pidfd, pidfd_info, read_pid, wait_status_parts
 from jail.limit import Limits
 from jail.meter import LOOK_SHARE, Meter
+from jail.network.use import NetworkUse
 from jail.refused import note_refused
 from jail.result import Result, Verdict
 from jail.stream import OutputStream
@@ -31,6 +31,9 @@ from jail.units import format_size
 from jail.usage import Usage
 from jail.verdict import Breach, Facts, decide
 from jail.view import JailView
+
+if TYPE_CHECKING:
+    from jail.egress.book import Log
 
 FIRST_LOOK_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.05
@@ -82,8 +85,7 @@ class Process:
         self._meter = make_meter(view, limits, lambda: self._killed)
         self.ledger = Ledger()
         """what the policy refused it"""
-        self.traffic = Log()
-        """what it tried to reach"""
+        self._traffic: Log | None = None
         self._is_heard = False
         """a listener of its own has come"""
         self._is_told = False
@@ -111,8 +113,8 @@ class Process:
     async def wait(self) -> Result:
         """Until it has ended and nothing of it is left. ProgramError if it never started."""
         await self._done.wait()
-        if self._view.network is not None:
-            await self._view.network.settle(self.traffic)
+        if self._view.network is not None and self._traffic is not None:
+            await self._view.network.settle(self._traffic)
         return self.get_result()
 
     @property
@@ -130,7 +132,21 @@ class Process:
         if self._refusal is not None:
             raise self._refusal
         assert self._result is not None
-        return replace(self._result, network=self.traffic.make_use(self._view.driver))
+        if self._traffic is None:
+            return replace(self._result, network=NetworkUse(driver=self._view.driver))
+        return replace(self._result, network=self._traffic.make_use(self._view.driver))
+
+    @contextmanager
+    def follow_traffic(self) -> Iterator[None]:
+        """What it tries to reach meanwhile is written down, where anybody can tell."""
+        if self._view.network is None:
+            yield
+            return
+        from jail.egress.book import Log
+
+        self._traffic = Log()
+        with self._view.network.follow(self._traffic):
+            yield
 
     async def wait_gone(self) -> None:
         """As ``wait``, whatever became of it."""

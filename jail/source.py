@@ -15,7 +15,6 @@ from jail.errors import HostError, JailError, SpecError
 from jail.kernel.file import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from jail.launchplan import Source
 from jail.limit import Throttle
-from jail.place import read_text
 
 MERGED_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 ETC_NAMES = (
@@ -158,15 +157,6 @@ def read_resolv_conf() -> str:
             return file.read(MAX_RESOLV_CONF_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def read_uplink() -> bool:
-    """Whether there is a default route: destination and mask 0, proc_net(5)."""
-    rows = [line.split() for line in read_text("/proc/net/route").splitlines()[1:]]
-    if any(len(row) > 7 and row[1] == row[7] == "0" * 8 for row in rows):
-        return True
-    rows = [line.split() for line in read_text("/proc/net/ipv6_route").splitlines()]
-    return any(len(r) == 10 and r[0] == "0" * 32 and r[1] == "00" and r[9] != "lo" for r in rows)
 
 
 def read_inside(root: str, path: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import trio
+
 from jail.host import read_facts
 from jail.idmap import make_single, make_slice
 from jail.kernel import process
@@ -25,11 +27,14 @@ FLAGS = (
 
 @asynccontextmanager
 async def open_init(ids: str) -> AsyncGenerator[int, None]:
-    """Its pid; it is a zygote's child, as a jail's is, with the ids of one."""
+    """Its pid; it is a zygote's child, as a jail's is, with the ids of one. With those of ``root``
+    there is a user namespace around it where the user is 0.
+    """
     facts = read_facts()
     async with open_launcher(facts, ids, ()) as launcher:
-        single = make_single(facts.uid, facts.gid, PROGRAM_IDS)
-        id_map = single if ids == "single" else make_slice(3, PROGRAM_IDS, None)
+        own = (0, 0) if ids == "root" else (facts.uid, facts.gid)
+        single = make_single(*own, PROGRAM_IDS)
+        id_map = make_slice(3, PROGRAM_IDS, None) if ids == "subuid" else single
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -70,14 +75,72 @@ def run_in(pid: int, *argv: str) -> str:
 def serve_in(pid: int, port: int) -> Iterator[None]:
     """An HTTP server there, on every address."""
     enter = ["nsenter", f"--target={pid}", "--user", "--net", "--preserve-credentials"]
-    server = [sys.executable, "-m", "http.server", "--bind", "::", str(port)]
-    process = subprocess.Popen(
-        [*enter, *server],
-        stderr=subprocess.DEVNULL,
-        cwd="/var/empty" if os.path.isdir("/var/empty") else "/",
-    )
+    server = [sys.executable, "-m", "http.server", "--directory", "/var/empty", "--bind", "::"]
+    process = subprocess.Popen([*enter, *server, str(port)], stderr=subprocess.DEVNULL)
     try:
         yield
     finally:
         process.kill()
         process.wait()
+
+
+def find_port() -> int:
+    """One that nobody has."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody speaks HTTP there."""
+    try:
+        with socket.create_connection((host, port), timeout=2) as stream:
+            stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return stream.recv(8) == b"HTTP/1.0"
+    except OSError:
+        return False
+
+
+async def curl_in(pid: int, url: str) -> str:
+    """The status of an answer, 000 for none."""
+    words = ("curl", "-s", "-g", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}", url)
+    return await trio.to_thread.run_sync(lambda: run_in(pid, *words))
+
+
+async def open_and_be_killed(opening: str, pid: int) -> None:
+    """A supervisor of its own evaluates ``opening``, an ``open_…(…, pid, …)``, and is killed while
+    its helper has stopped; until that is dead, too.
+    """
+    code = f"""
+import os, signal, sys, trio
+from pathlib import Path
+from jail.network.pasta import open_pasta
+from jail.network.slirp4netns import open_slirp4netns
+async def main():
+    pid = int(sys.argv[1])
+    async with {opening} as helper:
+        os.kill(helper.pid, signal.SIGSTOP)
+        print(helper.pid, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code, str(pid)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        helper = int(await trio.to_thread.run_sync(child.stdout.readline))
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    await wait_until(lambda: is_dead(helper), "the helper's end")
+
+
+def is_dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def read_status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)

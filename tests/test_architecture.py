@@ -93,6 +93,7 @@ CTYPES: Final = ("jail.kernel", "jail.policy.libseccomp", "jail.agent.kernel", "
 STARTS_PROGRAMS: Final = {
     "jail.launcher": "the zygote; newuidmap and newgidmap",
     "jail.subid": "getsubids",
+    "jail.network.helper_program": "pasta and slirp4netns",
     "jail.doctor.probe": "the process that probes",
     "jail.doctor.attempt.program": "helpers, to see whether they work",
     "jail.agent.child": "the program itself, inside",
@@ -103,6 +104,7 @@ FORKS: Final = {
     "jail.doctor.child": "one process per attempt",
     "jail.doctor.attempt.feature": "what can be tried once in a process",
     "jail.doctor.attempt.mount": "a pid namespace's first process",
+    "jail.doctor.attempt.network": "to whom a network is given",
     "jail.doctor.attempt.program": "whom newuidmap maps",
     "jail.trial.probe": "one process per system call that is tried, inside a jail",
 }

@@ -196,3 +196,24 @@ def test_an_attempt_is_plain_data(log: Log, book: Book) -> None:
     book.note(SITE)
     told: dict[str, Any] = read(log)[0].to_json()
     assert Attempt(**told) == read(log)[0] == replace(read(log)[0])
+
+
+def test_runs_that_have_tried_the_same_are_still_two() -> None:
+    """Also when they have tried nothing: what ends one must not end the other's log."""
+    one, two = Log(), Log()
+    logs = [one, two]
+    logs.remove(two)
+    assert logs[0] is one
+
+
+def test_an_account_that_moves_is_counted_once_in_each_run() -> None:
+    one, two = Log(), Log()
+    account = Book(lambda: [one]).note(SITE)
+    account.add(1, 0)
+    for _ in range(2):
+        account.move([one, two])
+        account.add(2, 0)
+    account.move([two])
+    account.add(4, 0)
+    assert read(one) == [make_attempt(sent_bytes=5)]
+    assert read(two) == [make_attempt(sent_bytes=8)]

@@ -324,7 +324,11 @@ def test_either_kind_of_test_here_may_be_missing(tmp_path: Path) -> None:
         assert sort_tests(tmp_path, *arguments, here=5)[0] == 0
 
 
-STAYS = "echo there >>told; trap 'echo stopped >>told; kill $!; exit' TERM; sleep 60 & wait"
+STAYS = """
+trap 'echo stopped >>told; exit' TERM
+echo there >>told
+while :; do sleep 0.05; done
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -334,7 +338,11 @@ def test_a_signal_ends_both_parts(tmp_path: Path, number: signal.Signals, during
     told = tmp_path / "told"
     runner = make_runner(
         tmp_path,
-        f'case "$*" in *{during}*) echo here >>told; exec sleep 60 ;; esac',
+        f"""
+        case "$*" in *{during}*)
+            exec sh -c 'echo here >>told; while :; do sleep 0.05; done'
+        esac
+        """,
         "echo there >>told" if during == "--alone" else STAYS,
     )
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}

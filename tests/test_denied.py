@@ -21,6 +21,8 @@ from tests.command import run_jail
 from tests.conftest import OpenJail
 from tests.part import require
 
+pytestmark = pytest.mark.beside
+
 PTRACE = "import ctypes; ctypes.CDLL(None).ptrace(0, 0, 0, 0)"
 UNSHARE = "unshare -n true; unshare -n true; mount -t tmpfs none /mnt"
 

@@ -58,6 +58,7 @@ def check_passes(data: bytes, names: list[str] | None = None) -> None:
         post(b"GET / HTTP/1.1"[:-1] + b"!x y\n"),
         post(b"x" * 20_000),
         post(b"\r\n\r\n\r\nx"),
+        post(b"\r\n" * 40_000),
         CHUNKED + b"0\r\n\r\n",
         CHUNKED + b"5\r\nhello\r\n00A\r\n0123456789\r\n000\r\n\r\n",
     ],
@@ -226,7 +227,6 @@ def test_http_1_0_knows_no_chunks() -> None:
         b"0\r\n\n",
         b"0000000000000000000005\r\nhello\r\n0\r\n\r\n",
         b"fffffffffffffffff\r\nhello",
-        b"5",
     ],
 )
 def test_chunks_that_aren_t_strict(body: bytes) -> None:
@@ -234,6 +234,12 @@ def test_chunks_that_aren_t_strict(body: bytes) -> None:
         outcome = inspect([*pieces, ELSEWHERE], is_ended=True)
         assert outcome.reason is not None
         assert outcome.names == [ALLOWED]
+
+
+@pytest.mark.parametrize("body", [b"", b"5", b"5\r", b"5\r\nhel", b"5\r\nhello\r\n", b"0\r\n"])
+def test_a_client_may_give_up_in_the_middle_of_a_body(body: bytes) -> None:
+    check_passes(CHUNKED + body)
+    check_passes(post(b"x" * 99)[:-9])
 
 
 @pytest.mark.parametrize(
@@ -244,6 +250,7 @@ def test_chunks_that_aren_t_strict(body: bytes) -> None:
         b"GET http://other.org/ HTTP/1.0",
         b"x\t/ http/1.1 \n",
         b"GET http://other.org/\n",
+        b"GET http://other.org/" + b"x" * 60_000 + b" HTTP/1.1\r\n\r\n",
     ],
 )
 def test_a_body_that_a_server_may_take_for_a_request(body: bytes) -> None:
@@ -254,6 +261,12 @@ def test_a_body_that_a_server_may_take_for_a_request(body: bytes) -> None:
         assert outcome.reason is not None and "like another request" in outcome.reason
 
 
+def test_a_request_in_a_body_is_seen_however_it_is_cut() -> None:
+    request = post(b"\r\n" + ELSEWHERE)
+    for at in range(len(request)):
+        assert inspect([request[:at], request[at:]]).reason is not None
+
+
 def test_a_log_may_be_posted() -> None:
     check_passes(post(b'192.0.2.1 - - [1/Jan/2026] "GET / HTTP/1.1" 200 5 "-" "x"\n' * 100))
 
@@ -261,6 +274,7 @@ def test_a_log_may_be_posted() -> None:
 def test_an_endless_head_is_refused() -> None:
     check_refused(GET[:-2] + b"X: " + b"y" * 70_000, "too long")
     check_refused(make_request(ALLOWED, "/" + "y" * 70_000), "not a request line")
+    check_refused(b"FOO /" + b"y" * 70_000, "not a request line")
     check_passes(make_request(ALLOWED, "/" + "y" * 9_000))
 
 
@@ -274,8 +288,13 @@ def test_an_endless_head_is_refused() -> None:
         "Upgrade:",
     ],
 )
-def test_an_upgrade_to_what_carries_names_of_its_own(field: str) -> None:
-    check_refused(make_request(ALLOWED, "/", "GET", field), "an upgrade to something else")
+def test_an_upgrade_to_what_carries_names_of_its_own_is_not_followed(field: str) -> None:
+    request = make_request(ALLOWED, "/", "GET", field)
+    answers = {1: b"HTTP/1.1 101 Switching Protocols\r\n\r\n"}
+    assert inspect([request, GET], answers=answers)[:3] == (request + GET, [ALLOWED], None)
+    for then in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", make_hello(), b"\0\0\0\4\0\0\0\0\0\n"):
+        outcome = inspect([request, then], answers=answers, is_ended=True)
+        assert outcome.reason is not None and outcome.out == request
 
 
 def test_a_websocket_is_one_when_the_server_has_said_so() -> None:
@@ -303,6 +322,8 @@ def test_without_the_server_s_consent_it_stays_a_stream_of_requests(answer: byte
     for first in (SOCKET, CONNECT):
         outcome = inspect([first, GET, ELSEWHERE], answers={1: answer})
         assert (outcome.out, outcome.refused_name) == (first + GET, OTHER)
+        outcome = inspect([first, b"SSH-2.0-x\r\n"], answers={1: answer})
+        assert outcome.reason is not None and outcome.out == first
 
 
 def test_what_is_said_before_the_answer_waits_for_it() -> None:

@@ -11,6 +11,8 @@ from jail import Result, Supervisor, Verdict
 from tests.conftest import OpenJail
 from tests.part import require
 
+pytestmark = pytest.mark.beside
+
 C = r"""
 #include <pthread.h>
 #include <stdio.h>

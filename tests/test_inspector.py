@@ -83,6 +83,15 @@ def test_a_first_line_is_looked_at_however_long_and_strange_it_is() -> None:
         inspector.feed(b" HTTP/1.1\r\n")
 
 
+def test_the_end_of_a_long_first_line_is_not_taken_for_all_of_it() -> None:
+    host = "a" * 48 + ".org"
+    request = make_request(host, f"{host}:443", "CONNECT")
+    assert inspect([request[:64], request[64:]], [host]).names == [host]
+    for before in (b"\x01" * 100, b"x", b"x" * 100):
+        assert inspect([before + request[:64], request[64:]], [host]).names == []
+        assert inspect([before + request[:64], request[64:]], [host]).reason is not None
+
+
 def test_bytes_without_an_end_of_line_are_let_go_at_last() -> None:
     inspector = Inspector(lambda name: False)
     for _ in range(3):

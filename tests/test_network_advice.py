@@ -102,6 +102,12 @@ def test_a_name_that_was_spoken_to_a_bare_address_opens_nothing_so_the_address_d
     assert advise(reached("", 443, spoken="a.org")) == (("198.51.100.1:443",), ())
 
 
+def test_an_address_that_a_name_led_to_and_that_was_spoken_is_an_address() -> None:
+    """As of a program that looks a name up, and has an address in its URL elsewhere."""
+    for address, rule in (("198.51.100.1", "198.51.100.1:80"), ("2a00::1", "[2a00::1]:80")):
+        assert advise(reached("a.org", 80, address, spoken=address)).needed == (rule,)
+
+
 def test_neighbours_among_ports_are_one_range_and_too_many_are_all() -> None:
     ports = [reached("a.org", port) for port in (8000, 8002, 8001, 21)]
     assert advise(asked("a.org"), *ports).needed == ("a.org:21", "a.org:8000-8002")
@@ -132,7 +138,7 @@ names = st.sampled_from(["a.org", "b.org", "www.a.org", "c.example"])
 addresses = st.sampled_from(["198.51.100.1", "198.51.100.2", "2a00::1", "2a00::2"])
 connections = st.tuples(
     st.one_of(st.just(""), names),  # by which name it was opened
-    st.one_of(st.just(""), names),  # which was spoken
+    st.one_of(st.just(""), names, addresses),  # which was spoken
     addresses,
     st.sampled_from([22, 80, 81, 443, 8080]),
     st.sampled_from(["tcp", "udp"]),

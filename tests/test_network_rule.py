@@ -93,6 +93,11 @@ def test_what_is_no_rule_is_one_clear_line(text: str, option: Literal["allow", "
     assert_clear(caught.value, option)
 
 
+def test_a_url_is_told_to_be_no_rule() -> None:
+    with pytest.raises(SpecError, match=r"a rule is no URL; write example\.org:443"):
+        parse_rule("https://example.org/", "allow")
+
+
 @pytest.mark.parametrize("text", ["127.0.0.1", "127.0.0.0/8:80", "::1", "[::1]:80", "localhost"])
 def test_the_jail_s_own_loopback_is_nothing_to_allow(text: str) -> None:
     with pytest.raises(SpecError) as caught:
@@ -223,7 +228,7 @@ def test_a_refusal_says_which_option_would_allow_it() -> None:
 
 
 SPECIAL = [
-    "169.254.169.254", "fd00:ec2::254", "168.63.129.16", "192.0.0.192", "0.0.0.0",
+    "169.254.169.254", "fd00:ec2::254", "168.63.129.16", "192.0.0.192", "198.18.0.1", "0.0.0.0",
     "127.0.0.1", "::1", "::", "169.254.1.1",
     "fe80::1", "10.0.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fec0::1", "100.64.0.1",
     "224.0.0.251", "ff02::fb", "255.255.255.255", "240.0.0.1", "::ffff:198.51.100.7",

@@ -10,6 +10,8 @@ from jail import Supervisor
 from jail.cgroup.room import may_swap_unseen
 from jail.kernel.process import lift_oom_protection
 
+pytestmark = pytest.mark.beside
+
 
 @pytest.mark.parametrize(
     ("promised", "left"), [("-1000", "0"), ("-17", "0"), ("0", "0"), ("300", "300")]

@@ -362,14 +362,14 @@ async def test_a_name_server_behind_an_interface_that_is_gone_does_not_answer() 
 async def test_a_silent_name_server_costs_its_time_and_the_next_one_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(upstream_module, "TRY_S", 0.05)
+    monkeypatch.setattr(upstream_module, "TRY_S", 0.3)
     async with open_name_server(lambda *_: []) as silent, open_name_server(ZONE) as good:
         desk = open_desk(silent.address, good.address, allow=["*"])
         assert texts(await desk.ask("www.example.org")) == ["198.51.100.7"]
 
 
 async def test_a_lost_datagram_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "TRY_S", 0.05)
+    monkeypatch.setattr(upstream_module, "TRY_S", 0.3)
     lost: list[int] = []
 
     def say(query: Message, transport: str) -> list[Said]:
@@ -426,7 +426,7 @@ async def test_a_hundred_questions_wait_their_turn(monkeypatch: pytest.MonkeyPat
 
 
 async def test_too_many_that_wait_are_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver_module, "WHOLE_S", 0.3)
+    monkeypatch.setattr(resolver_module, "WHOLE_S", 1.5)
     monkeypatch.setattr(resolver_module, "ASKED_BURST", 1000)
     names = [f"n{n}.example.org" for n in range(resolver_module.MAX_WAITING + 10)]
     async with open_world(lambda *_: [], allow=["*"]) as (desk, _):
@@ -489,11 +489,13 @@ async def test_a_connection_asks_several_at_once_and_in_pieces() -> None:
         assert await read_frame(ours) is None
 
 
-@pytest.mark.parametrize("data", [b"\0", b"\0\0", b"\xff\xff" + b"x" * 100, frame(b"no question")])
+@pytest.mark.parametrize(
+    "data", [b"\0", b"\0\0", b"\xff\xff" + b"x" * 100, frame(b"no question"), frame(bytes(513))]
+)
 async def test_a_connection_without_a_question_is_closed(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "IDLE_S", 0.05)
+    monkeypatch.setattr(stream_module, "IDLE_S", 0.3)
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_desk().resolver.serve_stream, theirs)
@@ -504,7 +506,7 @@ async def test_a_connection_without_a_question_is_closed(
 async def test_whoever_never_reads_his_answers_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream_module, "IDLE_S", 0.05)
+    monkeypatch.setattr(stream_module, "IDLE_S", 0.3)
     ours, theirs = trio.testing.lockstep_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_desk().resolver.serve_stream, theirs)
@@ -615,6 +617,21 @@ async def test_heads_that_promise_something_else_are_answered_as_by_any_server(
     reply = await open_desk().resolver.answer(packet)
     assert reply is not None
     assert (reply[:2], reply[3] & 0x0F) == (b"\0\x4d", rcode)
+
+
+@pytest.mark.parametrize(("payload", "limit"), [(0, 512), (1232, 1232), (65535, 4096)])
+def test_a_datagram_is_as_large_as_the_client_takes_within_reason(payload: int, limit: int) -> None:
+    query = dns.message.make_query("a.org", "A", use_edns=0, payload=payload)
+    question = parse_question(query.to_wire())
+    assert isinstance(question, Question) and question.limit_bytes == limit
+
+
+@pytest.mark.parametrize(("size", "rcode"), [(400, dns.rcode.NXDOMAIN), (500, dns.rcode.FORMERR)])
+async def test_a_question_is_a_short_one(size: int, rcode: int) -> None:
+    option = dns.edns.GenericOption("65001", bytes(size))
+    query = dns.message.make_query("a.org", "A", use_edns=0, options=[option])
+    reply = await open_desk().resolver.answer(query.to_wire(max_size=4096))
+    assert reply is not None and dns.message.from_wire(reply).rcode() == rcode
 
 
 @pytest.mark.parametrize("section", ["answer", "authority"])

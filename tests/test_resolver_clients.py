@@ -22,7 +22,7 @@ NODE_LOOK_UP: Final = (
     "require('dns').lookup(process.argv[1], {all: true}, (error, found) => "
     "console.log(error ? error.code : found.map(each => each.address).sort().join(' ')))"
 )
-SOON_S: Final = 2.0
+SOON_S: Final = 4.0
 """a resolver that waits for another answer waits five: resolv.conf(5)"""
 
 

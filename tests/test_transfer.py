@@ -16,6 +16,8 @@ from jail import Jail, SpecError, Supervisor, TransferError
 from jail.transfer import MAX_DEPTH, SMALL_BYTES, is_name, make_inside_path
 from tests.conftest import OpenJail
 
+pytestmark = pytest.mark.beside
+
 MiB = 1024 * 1024
 
 

@@ -8,7 +8,9 @@ request's first line, which a server that forgets to read it would take for one.
 
 Two ways lead out of the stream, both only when the server has agreed: `Upgrade: websocket`, and
 CONNECT, whose tunnel begins with anything. As answers aren't followed, only the first request's
-is known for sure; so these two may only be the first.
+is known for sure; so these two may only be the first. Any other upgrade may be asked for, as Java
+does with h2c in every first request, and is not followed: if the server agrees, what is said then
+(HTTP/2's `PRI * HTTP/2.0`, a TLS hello) is no request, and is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from jail.egress.held import MAX_HELD_BYTES, Held, Steps, find, skip
-from jail.egress.name import Unclear, parse_authority
+from jail.egress.name import Cut, Unclear, parse_authority
 
 BLANK: Final = rb"\t\n\x0b\x0c\r\x1c-\x1f \x85\xa0"
 """what some server or other splits a request line at: Python's str.split() has them all"""
@@ -40,7 +42,8 @@ _STRAY: Final = re.compile(
     rb"[B]*([^B]+[B]+[^B]+[B]+HTTP/[^B]*|GET[B]+[^B]+)[B]*".replace(b"B", BLANK), re.IGNORECASE
 )
 MAX_CHUNK_LINE_BYTES: Final = 17
-MAX_STRAY_BYTES: Final = 8192
+MAX_STRAY_BYTES: Final = 64 * 1024
+"""Python takes such lines"""
 
 
 class Leaving(Enum):
@@ -86,10 +89,9 @@ def parse_head(text: bytes) -> Head:
     name = _decide_name(method, target, _get_all(fields, b"host"))
     length = _decide_length(fields, is_old=minor == b"0")
     upgrades = _get_all(fields, b"upgrade")
-    if upgrades and [each.lower() for each in upgrades] != [b"websocket"]:
-        raise Unclear("an upgrade to something else than websocket", name)
     if method != b"CONNECT":
-        return Head(name, length, Leaving.SOCKET if upgrades else Leaving.NEVER)
+        is_socket = [each.lower() for each in upgrades] == [b"websocket"]
+        return Head(name, length, Leaving.SOCKET if is_socket else Leaving.NEVER)
     if upgrades or length != 0:
         raise Unclear("a CONNECT with a body or an upgrade", name)
     return Head(name, 0, Leaving.TUNNEL)
@@ -148,9 +150,12 @@ def _decide_length(fields: list[tuple[bytes, bytes]], is_old: bool) -> int | Non
 
 
 def skip_body(client: Held, length: int | None) -> Steps[None]:
-    """Lets it go as it comes."""
+    """Lets it go as it comes; if it is cut short, the server is left with what there is."""
     if length is None:
-        yield from _skip_chunks(client)
+        try:
+            yield from _skip_chunks(client)
+        except Cut:
+            client.skip(len(client))
     elif length:
         length -= yield from _skip_first_line(client, length)
         yield from skip(client, length)
@@ -158,10 +163,10 @@ def skip_body(client: Held, length: int | None) -> Steps[None]:
 
 def _skip_first_line(client: Held, length: int) -> Steps[int]:
     """Lets a body's first line go, unless it is a request's: how much has gone."""
-    line, gone = b"", 0
+    line, gone = bytearray(), 0
     while gone < length and len(line) < MAX_STRAY_BYTES:
         piece = client.peek(min(length - gone, MAX_STRAY_BYTES - len(line)))
-        line = (line + piece).lstrip(b"\r\n")
+        line += piece if line else piece.lstrip(b"\r\n")
         is_whole = b"\n" in line or gone + len(piece) == length or client.is_ended
         if is_whole and _STRAY.fullmatch(line.partition(b"\n")[0]):
             raise Unclear("the HTTP request's body begins like another request")

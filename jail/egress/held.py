@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator
 from typing import Final, TypeVar
 
-from jail.egress.name import Unclear
+from jail.egress.name import Cut, Unclear
 
 MAX_HELD_BYTES: Final = 64 * 1024
 
@@ -80,7 +80,7 @@ def wait_for(held: Held, size: int) -> Steps[None]:
 def wait(held: Held) -> Steps[None]:
     """Until there is more, which there has to be."""
     if held.is_ended:
-        raise Unclear("it ends before it has said who is meant")
+        raise Cut("it ends before it has said who is meant")
     yield
 
 

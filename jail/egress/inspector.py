@@ -55,12 +55,12 @@ class Inspector:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing more to see and nothing held: the rest needn't be fed."""
-        return self._is_over and not len(self._client)
+        """Whether there is nothing more to see: the rest needn't be fed."""
+        return self._is_over
 
     def feed(self, data: bytes) -> bytes:
         """The client says this; what of it, and of what was held, may be passed on now."""
-        if self.is_done:
+        if self._is_over:
             return data
         self._client.add(data)
         return self._go_on()

@@ -25,6 +25,10 @@ class Unclear(ValueError):
         self.name = name
 
 
+class Cut(Unclear):
+    """It has ended in the middle."""
+
+
 def parse_name(text: bytes) -> str:
     """A name, in lower case; an address is none, however it is written."""
     if len(text) > MAX_NAME_BYTES or not _NAME.fullmatch(text):

@@ -14,8 +14,6 @@ from typing import Final
 ADDRESS4: Final = IPv4Address("10.0.2.100")
 ADDRESS6: Final = IPv6Address("fd00:6a::100")
 """the jail's own, on lo"""
-RESOLVER4: Final = IPv4Address("10.0.2.3")
-"""as slirp4netns has it; whoever is asked on port 53, we answer"""
 GATE_PORT: Final = 1
 """of our sockets inside; below 1024, so that no program takes it"""
 MARK: Final = 0x6A61696C

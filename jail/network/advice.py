@@ -59,7 +59,7 @@ def find_rules(use: NetworkUse) -> Advice:
         for host in _list_hosts(each, rules.values()):
             wanted.add(host, each.port, _get_transport(each))
     needed = (*rules, *wanted.list_rules())
-    known = {each.name for each in reached}
+    known = {each.name for each in reached if not is_address(each.spoken)}
     looked_up = (
         each.name
         for each in allowed
@@ -80,17 +80,25 @@ def _list_hosts(attempt: Attempt, rules: Collection[Rule]) -> Iterator[str]:
     """What would have let it pass, beside the rules.
 
     A name that was only spoken opens nothing: it was reached by another name, or by the address
-    itself, and then nobody asks what is spoken.
+    itself, and then nobody asks what is spoken. Where that is an address no name allows it.
     """
     about = [each for each in rules if each.has_port(attempt.port, _get_transport(attempt))]
     if any(each.has_address(ip_address(attempt.address)) for each in about):
         return
-    if not attempt.name:
+    if not attempt.name or is_address(attempt.spoken):
         yield f"[{attempt.address}]" if ":" in attempt.address else attempt.address
         return
     for name in filter(None, (attempt.name, attempt.spoken)):
         if not any(each.has_name(name) for each in about):
             yield name
+
+
+def is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _get_transport(attempt: Attempt) -> Transport:

@@ -6,19 +6,20 @@ import errno
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from jail.egress import netlink
 from jail.errors import HostError
 from jail.host import HostFacts
 from jail.launchplan import Gate
-from jail.network.check import WITH_PORTS
+from jail.network.check import MAX_NAMESERVERS, WITH_PORTS
 from jail.network.hosts import OWN_ADDRESS
-from jail.network.nameserver import NAMESERVERS, choose_nameservers
+from jail.network.nameserver import NAMESERVERS, choose_nameservers, find_direct
 from jail.spec import JailSpec
 
 EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 
 
-ADDRESSES: Final = {"slirp4netns": "10.0.2.100"}
+RESOLVER: Final = "10.0.2.3"
+"""as slirp4netns has it; whoever is asked on port 53, we answer"""
+ADDRESSES: Final = {"slirp4netns": "10.0.2.100", "filtered": "10.0.2.100"}
 """the jail's own; pasta gives it the host's"""
 
 
@@ -50,9 +51,9 @@ def decide_network(
     if spec.network == "filtered":
         return NetworkPlan(
             "filtered",
-            nameservers=(str(netlink.RESOLVER4),),
+            nameservers=(RESOLVER,),
             gate=make_gate(facts.ipv6),
-            address=str(netlink.ADDRESS4),
+            address=ADDRESSES["filtered"],
         )
     return NetworkPlan(spec.network)
 
@@ -60,12 +61,17 @@ def decide_network(
 def _decide_helper(
     spec: JailSpec, facts: HostFacts, host_conf: str, has_uplink: bool
 ) -> NetworkPlan:
-    driver: str = spec.network
-    if driver == "slirp":
-        driver = choose_helper(facts.helpers, has_uplink)
+    driver = choose_driver(spec, facts, has_uplink)
     require_program(driver, facts.helpers.get(driver))
-    nameservers = spec.dns or choose_nameservers(host_conf, *NAMESERVERS[driver])
+    forwarding = choose_nameservers(host_conf, *NAMESERVERS[driver])
+    direct = find_direct(host_conf) if driver == "pasta" else ()
+    nameservers = spec.dns or (*direct[: MAX_NAMESERVERS - 1], *forwarding)[:MAX_NAMESERVERS]
     return NetworkPlan(driver, nameservers, address=ADDRESSES.get(driver, OWN_ADDRESS))
+
+
+def choose_driver(spec: JailSpec, facts: HostFacts, has_uplink: bool = True) -> str:
+    """What is asked for; of ``slirp`` the better one."""
+    return choose_helper(facts.helpers, has_uplink) if spec.network == "slirp" else spec.network
 
 
 def choose_helper(helpers: Mapping[str, str], has_uplink: bool) -> str:
@@ -104,6 +110,8 @@ def describe_open_network(spec: JailSpec) -> Iterator[str]:
 
 def make_gate(ipv6: bool) -> Gate:
     """The same for every jail, but for what the kernel has."""
+    from jail.egress import netlink  # jails without it go without
+
     return Gate(
         routes=netlink.make_routes(ipv6),
         ruleset=netlink.make_ruleset(),

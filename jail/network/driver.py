@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from jail.egress.book import Log
 from jail.errors import HelperError
 from jail.host import HostFacts
 from jail.network.decide import NetworkPlan
 from jail.session import Session
 from jail.spec import JailSpec
+
+if TYPE_CHECKING:
+    from jail.egress.book import Log  # only who keeps one loads it
 
 MODULES: Final = {
     "none": "jail.network.none",

@@ -13,7 +13,7 @@ from typing import Final
 
 from jail.errors import HostError
 from jail.network.driver import Link
-from jail.network.helper import STDOUT, Helper, OnDeath, open_helper
+from jail.network.helper_program import STDOUT, Helper, OnDeath, open_helper
 from jail.network.nameserver import NAMESERVERS, choose_nameservers
 from jail.network.precondition import (
     Features,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from jail.errors import HostError, blame_host
-from jail.network.helper import read_help
+from jail.network.helper_program import read_help
 from jail.network.publish import Publish
 from jail.place import read_text
 

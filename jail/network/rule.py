@@ -187,6 +187,8 @@ def parse_rule(text: str, option: Literal["allow", "deny"]) -> Rule:
     Without one, allow means TCP and deny both. SpecError for what is neither name nor network.
     """
     given = check_text(text, option).strip().lower()
+    if "://" in given:
+        raise SpecError(f"{option} {show(text)}: a rule is no URL; write example.org:443")
     host, transport = _split_transport(given, "tcp" if option == "allow" else None)
     host, ports = _split_ports(host, f"{option} {show(text)}")
     if _LIKE_ADDRESS.fullmatch(host):

@@ -47,7 +47,7 @@ def check_answer(publish: Publish, answer: bytes) -> None:
     """``{"return": {"id": 1}}``, or HostError with what it says."""
     try:
         said = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict) or not {"return", "error"} & set(said):
         raise HelperError(f"publish {publish}: slirp4netns answers {show(answer)}")

@@ -122,11 +122,38 @@ async def test_a_forged_answer_before_the_true_one_is_not_believed(
 async def test_a_forged_answer_alone_is_as_none(
     forged: Callable[[Message], Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream_module, "TRY_S", 0.05)
+    monkeypatch.setattr(upstream_module, "TRY_S", 0.3)
     desk, reply = await ask(lambda query, _: [forged(query)])
     assert reply.rcode() == dns.rcode.SERVFAIL
     assert "does not answer" in desk.told[0].failure
     assert len(desk.opened) == 0
+
+
+def of_another_class(query: Message) -> bytes:
+    record = b"\xc0\x0c" + struct.pack("!HHIH4s", 1, 3, 60, 4, ip_address(WWW).packed)
+    return make_packet(query, record, 1)
+
+
+async def test_records_of_another_class_are_none() -> None:
+    desk, reply = await ask(lambda query, _: [of_another_class(query)])
+    assert (texts(reply), len(desk.opened)) == ([], 0)
+
+
+async def test_a_datagram_larger_than_any_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "TRY_S", 0.3)
+    record = b"\xc0\x0c" + struct.pack("!HHIH4s", 1, 1, 60, 4, ip_address(WWW).packed)
+    desk, _ = await ask(lambda query, _: [make_packet(query, record, 2000)])
+    assert len(desk.opened) == 0
+
+
+async def test_what_is_cut_short_over_tcp_is_no_answer() -> None:
+    def say(query: Message, transport: str) -> list[Said]:
+        reply = forge(query, "www.example.org. 60 A 203.0.113.66")
+        reply.flags |= dns.flags.TC
+        return [reply]
+
+    desk, reply = await ask(say)
+    assert (reply.rcode(), len(desk.opened)) == (dns.rcode.SERVFAIL, 0)
 
 
 @pytest.mark.parametrize("forged", STRAYS)
@@ -157,7 +184,7 @@ async def test_whoever_guesses_numbers_has_few_guesses() -> None:
 
 async def test_an_answer_from_another_port_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel keeps it from a connected socket: udp(7)."""
-    monkeypatch.setattr(upstream_module, "TRY_S", 0.1)
+    monkeypatch.setattr(upstream_module, "TRY_S", 0.5)
     heard: list[int] = []
     async with open_name_server(lambda *_: []) as server:
         with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as other:
@@ -413,6 +440,23 @@ async def test_the_shortest_life_in_a_chain_is_the_answer_s() -> None:
     assert not desk.is_open(WWW)
 
 
+async def test_of_several_lifetimes_the_shortest_holds() -> None:
+    desk, reply = await ask(
+        answer_with(f"www.example.org. 900 A {WWW}", "www.example.org. 9 A 198.51.100.8")
+    )
+    assert {each.ttl for each in reply.answer} == {9}
+    desk.now_s += 9
+    assert not desk.is_open(WWW)
+
+
+@pytest.mark.parametrize("ttl", [2**31, 2**32 - 1])
+async def test_a_lifetime_below_nothing_is_none(ttl: int) -> None:
+    """RFC 2181, 8: its first bit is a sign, and means zero."""
+    record = b"\xc0\x0c" + struct.pack("!HHIH4s", 1, 1, ttl, 4, ip_address(WWW).packed)
+    _, reply = await ask(lambda query, _: [make_packet(query, record, 1)])
+    assert (texts(reply), reply.answer[0].ttl) == ([WWW], 5)
+
+
 # -- whoever hangs up, is late, or says anything --------------------------------------------------
 
 
@@ -437,7 +481,7 @@ async def test_a_server_that_hangs_up_is_no_answer(data: bytes) -> None:
 async def test_an_answer_that_comes_too_late_is_not_taken_for_another_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(upstream_module, "TRY_S", 0.05)
+    monkeypatch.setattr(upstream_module, "TRY_S", 0.3)
     kept: list[Message] = []
 
     def say(query: Message, transport: str) -> list[Said]:

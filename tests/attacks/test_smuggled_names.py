@@ -173,21 +173,21 @@ def check_server(ask: Ask, tricks: dict[str, bytes], least: int) -> None:
 
 @pytest.mark.parametrize("ask", [ask_python, ask_forgetful_python])
 def test_python_s_server_gets_no_request_for_another_name(ask: Ask) -> None:
-    check_server(ask, REQUESTS, 30)
+    check_server(ask, REQUESTS, 35)
 
 
 def test_node_s_server_gets_no_request_for_another_name() -> None:
     require("node")
     with run_node() as ask:
-        check_server(ask, REQUESTS, 10)
+        check_server(ask, REQUESTS, 20)
 
 
 @pytest.mark.timeout(300)
 def test_go_s_servers_get_no_request_and_no_hello_for_another_name(tmp_path: Path) -> None:
     require("go")
     with run_go(tmp_path) as (ask_http, ask_tls):
-        check_server(ask_http, REQUESTS, 10)
-        check_server(ask_tls, HELLOS, 5)
+        check_server(ask_http, REQUESTS, 20)
+        check_server(ask_tls, HELLOS, 10)
 
 
 def test_openssl_gets_no_hello_for_another_name() -> None:

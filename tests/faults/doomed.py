@@ -24,7 +24,7 @@ from jail.inputs import read_inputs
 from jail.kernel.process import prctl
 from jail.spec import make_spec
 from jail.supervisor import open_supervisor
-from tests.faults.strace import ATTACH_S, Fault, Trace, read_tracer, start_strace
+from tests.faults.strace import ATTACH_S, Fault, Trace, is_held, start_strace
 from tests.oracle import PR_SET_CHILD_SUBREAPER
 
 DAY_S: Final = 20.0
@@ -150,7 +150,7 @@ def live_under(fault: Fault | None, userns: str, folder: Path) -> tuple[int, Day
     options = fault.to_options() if fault else []
     tracer = start_strace(trace, pid, options, follow=False)
     deadline = time.monotonic() + ATTACH_S
-    while not read_tracer(pid):
+    while not is_held(pid, tracer):
         assert tracer.poll() is None, "the tracer gave up"
         assert time.monotonic() < deadline, "no tracer came"
         time.sleep(0.001)

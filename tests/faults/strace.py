@@ -101,8 +101,10 @@ async def open_strace(
     process = start_strace(path, pid, options, follow=follow)
     try:
         with trio.fail_after(ATTACH_S):
-            while not read_tracer(pid):
-                assert process.poll() is None, read_complaint(process)
+            while not is_held(pid, process):
+                if process.poll() is not None:  # its fault came sooner than our look
+                    assert is_dead(pid), read_complaint(process)
+                    break
                 await trio.sleep(0.001)
         yield Trace(path, pid)
     finally:
@@ -122,6 +124,11 @@ def start_strace(
     return subprocess.Popen(command, stdin=null, stdout=null, stderr=subprocess.PIPE)
 
 
+def is_held(pid: int, tracer: subprocess.Popen[bytes]) -> bool:
+    """By this one: the last one may still be about to let go."""
+    return read_parent(read_tracer(pid)) == tracer.pid
+
+
 def read_tracer(pid: int) -> int:
     """0 where nobody traces it, or it is gone."""
     with suppress(OSError):
@@ -129,6 +136,20 @@ def read_tracer(pid: int) -> int:
             if line.startswith("TracerPid:"):
                 return int(line.split()[1])
     return 0
+
+
+def read_parent(pid: int) -> int:
+    """0 of nobody."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def is_dead(pid: int) -> bool:
+    """A zombie is."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
 
 
 def read_complaint(process: subprocess.Popen[bytes]) -> str:

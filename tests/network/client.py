@@ -4,6 +4,7 @@ Inside a jail or without one; the standard library alone.
 
     client.py tcp ADDRESS PORT [TEXT]      connect, send, read once
     client.py udp ADDRESS PORT TEXT        the same, in datagrams
+    client.py soon ADDRESS PORT            tcp, until it works
     client.py quic ADDRESS PORT            the first packet of a connection
     client.py http ADDRESS PORT HOST…      a request for each HOST over one connection
     client.py tls ADDRESS PORT NAME HOST   over TLS; NAME ``-`` is none
@@ -19,7 +20,7 @@ Inside a jail or without one; the standard library alone.
     client.py slow ADDRESS PORT COUNT      read with pauses
     client.py reset ADDRESS PORT           until the other side resets
     client.py own ADDRESS                  be server and client at once
-    client.py serve PORT TEXT              say TEXT to one client, or datagram
+    client.py serve PORT TEXT              say TEXT to each client, and datagram
     client.py sweep PORT ADDRESS…          what each says by TCP and by UDP
     client.py raw KIND | abstract NAME     sockets of other families
 """
@@ -40,6 +41,7 @@ from typing import Any
 
 TIMEOUT_S = float(os.environ.get("TIMEOUT_S", "8"))
 PAUSE_S = 0.005
+BEGAN = time.monotonic()
 LOOKED: dict[int, str] = {
     socket.EAI_NONAME: "no name",
     socket.EAI_NODATA: "no address",
@@ -222,21 +224,30 @@ def do_own(address: str) -> str:
         return accepted.recv(10).decode()
 
 
-def do_serve(port: str, text: str) -> str:
-    """By TCP and UDP; the address that the client seems to have."""
+def do_serve(port: str, text: str) -> None:
+    """By TCP and UDP, as long as it lives."""
     with (
         socket.create_server(("", int(port))) as server,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
     ):
         datagrams.bind(("", int(port)))
-        if server in select.select([server, datagrams], [], [])[0]:
-            accepted, peer = server.accept()
-            with accepted:
-                accepted.sendall(text.encode())
-        else:
-            _, peer = datagrams.recvfrom(100)
-            datagrams.sendto(text.encode(), peer)
-        return str(peer[0])
+        while True:
+            if server in select.select([server, datagrams], [], [])[0]:
+                with server.accept()[0] as accepted:
+                    accepted.sendall(text.encode())
+            else:
+                datagrams.sendto(text.encode(), datagrams.recvfrom(100)[1])
+
+
+def do_soon(address: str, port: str) -> str:
+    """As tcp; the network may need a moment."""
+    while True:
+        try:
+            return do_tcp(address, port, "hello")
+        except OSError:
+            if time.monotonic() > BEGAN + TIMEOUT_S:
+                raise
+            time.sleep(PAUSE_S)
 
 
 def do_sweep(port: str, *addresses: str) -> dict[str, str]:
@@ -276,13 +287,12 @@ def name_of(error: Exception) -> str:
 
 
 def main() -> None:
-    began = time.monotonic()
     told: dict[str, Any] = {"error": None, "said": None}
     try:
         told["said"] = globals()[f"do_{sys.argv[1]}"](*sys.argv[2:])
     except (OSError, EOFError) as error:
         told["error"] = name_of(error)
-    told["elapsed_s"] = time.monotonic() - began
+    told["elapsed_s"] = time.monotonic() - BEGAN
     print(json.dumps(told))
 
 

@@ -59,10 +59,16 @@ class World:
         nsenter = ["nsenter", "-t", str(self._pids[place]), "-U", "-n", "-m"]
         return [*nsenter, "--preserve-credentials", "env", "-C", str(CHECKOUT), *argv]
 
-    def run(self, *argv: str, stdin: bytes | None = None, timeout_s: float = PATIENCE_S) -> Done:
+    def run(
+        self,
+        *argv: str,
+        stdin: bytes | None = None,
+        timeout_s: float = PATIENCE_S,
+        place: str = "uplink",
+    ) -> Done:
         """There, without a jail."""
         done = subprocess.run(
-            self.enter(argv),
+            self.enter(argv, place),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -79,10 +85,19 @@ class World:
             sys.executable, "-m", "jail", "run", *words, stdin=stdin, timeout_s=timeout_s
         )
 
-    def visit(self, *words: str, jail: Sequence[str] | None = None) -> Visit:
+    def visit(
+        self,
+        *words: str,
+        jail: Sequence[str] | None = None,
+        patience_s: float = 8,
+        place: str = "uplink",
+    ) -> Visit:
         """What ``client.py WORDS`` tells, in a jail with those options, or without one."""
-        argv = (PYTHON, CLIENT, *words)
-        done = self.run(*argv) if jail is None else self.run_jail(*WITH_CLIENT, *jail, "--", *argv)
+        argv = ("env", f"TIMEOUT_S={patience_s}", PYTHON, CLIENT, *words)
+        if jail is None:
+            done = self.run(*argv, place=place)
+        else:
+            done = self.run_jail(*WITH_CLIENT, *jail, "--", *argv)
         assert done.status == 0 and done.stdout, done
         return Visit(**json.loads(done.stdout))
 
