@@ -25,8 +25,8 @@ readonly STALE_MINUTES=180
 readonly NEEDED_PACKAGES=(
     acl attr bind9-dnsutils bubblewrap busybox-static ca-certificates curl dbus-daemon
     debian-archive-keyring debootstrap e2fsprogs fuse-overlayfs fuse3 g++ gcc git golang-go iperf3 iproute2
-    keyutils libc6-dev libseccomp2 make openssl passt procps python3 python3-dev python3-hypothesis
-    python3-numpy python3-pytest python3-venv rsync rustc slirp4netns sqlite3 strace uidmap util-linux
+    keyutils libc6-dev libseccomp2 make nftables openssl passt procps python3 python3-dev
+    python3-hypothesis python3-numpy python3-pytest python3-venv rsync rustc slirp4netns sqlite3 strace uidmap util-linux
 )
 readonly CONTAINERS_PACKAGE=golang-github-containers-common
 readonly CONTAINERS_PROFILE=/usr/share/containers/seccomp.json

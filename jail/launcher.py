@@ -153,16 +153,21 @@ class Launcher:
         if self.subtree is not None:
             await self._send(link.UseCgroup(self.subtree.prefix), [self.subtree.fd])
 
-    async def enter_outer_namespace(self, facts: HostFacts) -> None:
-        """One user namespace over the whole subordinate range, mapped once by the helpers."""
+    async def enter_outer_namespace(self, facts: HostFacts, *, subids: bool) -> None:
+        """One user namespace, mapped once: the user is 0 there, with ``subids`` the whole
+        subordinate range is behind him.
+        """
         await self._send(link.Unshare(), [])
         await self._unshared.event.wait()
         if not self._unshared.message:
             raise HostError("the zygote died", step="zygote")
         if self._unshared.message[0] == "UnshareFailed":
             raise HostError.at_step("unshare", self._unshared.message[1])
-        await run_map_helper("newuidmap", facts.newuidmap, self.pid, facts.uid, facts.subuids)
-        await run_map_helper("newgidmap", facts.newgidmap, self.pid, facts.gid, facts.subgids)
+        if subids:
+            await run_map_helper("newuidmap", facts.newuidmap, self.pid, facts.uid, facts.subuids)
+            await run_map_helper("newgidmap", facts.newgidmap, self.pid, facts.gid, facts.subgids)
+        else:
+            map_user(self.pid, facts.uid, facts.gid)
 
     async def _send(self, message: Any, fds: list[int]) -> None:
         rights = _rights(fds)
@@ -228,9 +233,11 @@ class Launcher:
 
 @asynccontextmanager
 async def open_launcher(
-    facts: HostFacts, ids: str, keep_fds: tuple[int, ...], cgroup_parent: str | None = None
+    facts: HostFacts, kind: str, keep_fds: tuple[int, ...], cgroup_parent: str | None = None
 ) -> AsyncGenerator[Launcher, None]:
     """A zygote for jails of one kind of ids; gone, with all its jails, when the block ends.
+
+    The kinds are those of :func:`jail.plan.decide_zygote`.
 
     ``keep_fds`` stay open in it for as long as it lives. Its jails have their leaves below
     ``cgroup_parent``, or where :func:`jail.cgroup.subtree.open_subtree` finds a place for them.
@@ -251,8 +258,9 @@ async def open_launcher(
             launcher.background = background
             await background.start(launcher.read_replies)
             prepare = [partial(launcher.find_cgroup, facts, cgroup_parent)]
-            if ids == "subuid":
-                prepare.append(partial(launcher.enter_outer_namespace, facts))
+            if kind != "single":
+                enter = launcher.enter_outer_namespace
+                prepare.append(partial(enter, facts, subids=kind == "subuid"))
             await run_together(*prepare)
             yield launcher
     finally:
@@ -290,6 +298,17 @@ def import_paths() -> list[str]:
     here = Path(__file__).resolve().parent.parent
     there = Path(msgpack.__file__).resolve().parent.parent
     return list(dict.fromkeys([str(here), str(there)]))
+
+
+def map_user(pid: int, uid: int, gid: int) -> None:
+    """The user as 0, and nobody else. That much its maker may write himself, from outside, and
+    a group only when setgroups(2) is shut: user_namespaces(7).
+    """
+    maps = [("uid_map", format_map(make_outer_map(uid, ())))]
+    maps.append(("gid_map", format_map(make_outer_map(gid, ()))))
+    for step, text in (("setgroups", b"deny"), *maps):
+        with blame_host(step):
+            Path(f"/proc/{pid}/{step}").write_bytes(text)
 
 
 async def run_map_helper(

@@ -47,7 +47,12 @@ from jail.mechanism import (
     make_program_rlimits,
     make_rlimits,
 )
-from jail.network.decide import NetworkPlan, decide_network, describe_open_network
+from jail.network.decide import (
+    NetworkPlan,
+    choose_driver,
+    decide_network,
+    describe_open_network,
+)
 from jail.network.hosts import Files, make_name_files, wants_names
 from jail.policy.filters import Filters
 from jail.policy.load import Policy
@@ -123,6 +128,8 @@ class Plan:
     clone_flags: int
     ids: str
     """``subuid`` or ``single``"""
+    zygote: str
+    """the same, or ``root``: see :func:`decide_zygote`"""
     user: user.User
     user_as: tuple[int, int] | None
     env: Mapping[str, str]
@@ -154,7 +161,8 @@ class Plan:
         """The maps, once a slice is leased (``slot`` is ignored where there are none)."""
         program = (self.user.uid, self.user.gid)
         if self.ids == "single":
-            return idmap.make_single(facts.uid, facts.gid, program)
+            own = (idmap.OUTER_USER_ID,) * 2 if self.zygote == "root" else (facts.uid, facts.gid)
+            return idmap.make_single(*own, program)
         return idmap.make_slice(slot, program, self.user_as)
 
 
@@ -203,6 +211,7 @@ def make_plan(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> Plan:
         launch=launch,
         clone_flags=make_clone_flags(spec, facts),
         ids=ids,
+        zygote=decide_zygote(spec, facts, inputs),
         user=who,
         user_as=user_as,
         env=make_env(spec, who),
@@ -223,6 +232,18 @@ def decide_ids(spec: JailSpec, facts: HostFacts) -> str:
     """``subuid`` where ranges and helpers are there and ``single`` wasn't asked for."""
     slices = idmap.count_slices(facts.subuids, facts.subgids) if facts.can_map_subids else 0
     return "subuid" if spec.userns == "auto" and slices > 0 else "single"
+
+
+def decide_zygote(spec: JailSpec, facts: HostFacts, inputs: Inputs) -> str:
+    """Whose child the jail is: ``ids``, or ``root`` for one id inside an outer user namespace.
+
+    slirp4netns builds its sandbox as id 0 of a user namespace over the jail's network. Where there
+    is one id, the jail's has none, so there is a namespace between it and the host, in which the
+    user is 0 and nobody else is anybody. No other network costs a jail that.
+    """
+    ids = decide_ids(spec, facts)
+    driver = choose_driver(spec, facts, inputs.has_uplink)
+    return "root" if ids == "single" and driver == "slirp4netns" else ids
 
 
 def decide_user_as(

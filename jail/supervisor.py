@@ -21,7 +21,7 @@ from jail.idmap import count_slices
 from jail.inputs import read_inputs
 from jail.jail import Input, Jail
 from jail.launcher import Launcher, ZygoteGoneError, open_launcher
-from jail.plan import Inputs, Plan, decide_ids, make_plan
+from jail.plan import Inputs, Plan, decide_zygote, make_plan
 from jail.result import Result
 from jail.session import Session
 from jail.slot import SlotPool
@@ -184,7 +184,7 @@ class Supervisor:
             try:
                 born = await launcher.clone(*request)
             except ZygoteGoneError:
-                launcher = await self._get_launcher(plan.ids, plan.spec.cgroup_parent)
+                launcher = await self._get_launcher(plan.zygote, plan.spec.cgroup_parent)
                 refuse_other_grant(plan, launcher)
                 born = await launcher.clone(*request)
         except BaseException:
@@ -197,12 +197,12 @@ class Supervisor:
         """What can't be here at all is said before a zygote is started for it."""
         inputs = read_inputs(spec, self.facts)
         parent = spec.cgroup_parent
-        ids = decide_ids(spec, self.facts)
-        if (ids, parent) not in self._launchers:
+        kind = decide_zygote(spec, self.facts, inputs)
+        if (kind, parent) not in self._launchers:
             grant, passed_over = predict_grant(self.facts, parent)
             predicted = replace(inputs, grant=grant, passed_over=passed_over)
             make_plan(spec, self.facts, predicted)
-        launcher = await self._get_launcher(ids, parent)
+        launcher = await self._get_launcher(kind, parent)
         grant, passed_over = launcher.grant, launcher.passed_over
         return self._plan(spec, replace(inputs, grant=grant, passed_over=passed_over)), launcher
 
@@ -214,11 +214,11 @@ class Supervisor:
             self._last = spec, inputs, plan
         return plan
 
-    async def _get_launcher(self, ids: str, parent: str | None) -> Launcher:
+    async def _get_launcher(self, kind: str, parent: str | None) -> Launcher:
         """The zygote for this kind of ids and this parent of cgroups, started when it is first
         wanted, or anew if it died.
         """
-        key = (ids, parent)
+        key = (kind, parent)
         launcher = self._launchers.get(key)
         if launcher is not None and not launcher.gone.is_set():
             return launcher
@@ -226,22 +226,22 @@ class Supervisor:
             launcher = self._launchers.get(key)
             if launcher is None or launcher.gone.is_set():
                 keep: tuple[int, ...] = ()
-                if ids == "subuid":
+                if kind == "subuid":
                     keep = (self._open_slots().fd,)
-                launcher = await self._background.start(self._hold_launcher, ids, keep, parent)
+                launcher = await self._background.start(self._hold_launcher, kind, keep, parent)
                 self._launchers[key] = launcher
             return launcher
 
     async def _hold_launcher(
         self,
-        ids: str,
+        kind: str,
         keep_fds: tuple[int, ...],
         parent: str | None,
         *,
         task_status: trio.TaskStatus[Launcher],
     ) -> None:
         """A task of the supervisor's own: whoever wanted it first may end before the others."""
-        async with open_launcher(self.facts, ids, keep_fds, parent) as launcher:
+        async with open_launcher(self.facts, kind, keep_fds, parent) as launcher:
             task_status.started(launcher)
             await launcher.gone.wait()
 

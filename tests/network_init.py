@@ -27,11 +27,14 @@ FLAGS = (
 
 @asynccontextmanager
 async def open_init(ids: str) -> AsyncGenerator[int, None]:
-    """Its pid; it is a zygote's child, as a jail's is, with the ids of one."""
+    """Its pid; it is a zygote's child, as a jail's is, with the ids of one. With those of ``root``
+    there is a user namespace around it where the user is 0.
+    """
     facts = read_facts()
     async with open_launcher(facts, ids, ()) as launcher:
-        single = make_single(facts.uid, facts.gid, PROGRAM_IDS)
-        id_map = single if ids == "single" else make_slice(3, PROGRAM_IDS, None)
+        own = (0, 0) if ids == "root" else (facts.uid, facts.gid)
+        single = make_single(*own, PROGRAM_IDS)
+        id_map = make_slice(3, PROGRAM_IDS, None) if ids == "subuid" else single
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:

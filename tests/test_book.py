@@ -1,135 +1,219 @@
-"""The log of a run's network: what is counted together, and how much of it there can be."""
+"""The log of a run: everything is counted once, and whatever a program does, it stays small."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jail.egress.book import MAX_ENTRIES, MAX_NAME_CHARS, Book, Key, Log
+from jail.egress.book import MAX_ENTRIES, MAX_NAME_CHARS, Account, Book, Key, Log
+from jail.egress.share import MIN, PART, Share, make_share
 from jail.network.use import Attempt
 
+pytestmark = pytest.mark.beside
 
-def make_key(name: str = "a.org", port: int = 443, allowed: bool = True) -> Key:
-    return Key("tcp", allowed, name, "198.51.100.1", port, "--allow a.org", "")
-
-
-def list_attempts(log: Log) -> tuple[Attempt, ...]:
-    return log.make_use("filtered").attempts
+SITE = Key("tcp", True, "site.test", "203.0.113.10", 443, "--allow site.test", "")
 
 
-def test_the_same_is_counted_in_one() -> None:
-    log = Log()
-    book = Book(lambda: [log])
+def read(log: Log) -> list[Attempt]:
+    return list(log.make_use("filtered").attempts)
+
+
+def make_attempt(key: Key = SITE, **counts: Any) -> Attempt:
+    return Attempt(**key._asdict(), **counts)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def book(log: Log) -> Book:
+    return Book(lambda: [log])
+
+
+def test_the_same_is_counted_and_the_other_is_told_apart(log: Log, book: Book) -> None:
     for _ in range(3):
-        book.note(make_key()).add(10, 1)
-    book.note(make_key("b.org"))
-    first, second = list_attempts(log)
-    assert (first.name, first.count, first.sent_bytes, first.received_bytes) == ("a.org", 3, 30, 3)
-    assert (second.name, second.count, second.sent_bytes) == ("b.org", 1, 0)
+        book.note(SITE).add(10, 100)
+    book.note(SITE._replace(port=80))
+    assert read(log) == [
+        make_attempt(count=3, sent_bytes=30, received_bytes=300),
+        make_attempt(SITE._replace(port=80)),
+    ]
+    assert not log.make_use("filtered").partial
 
 
-def test_every_run_that_goes_on_has_it_in_its_log() -> None:
-    one, two = Log(), Log()
-    logs = [one]
-    book = Book(lambda: logs)
-    early = book.note(make_key())
-    logs.append(two)
-    book.note(make_key("b.org"))
-    early.add(5, 0)
-    assert [each.name for each in list_attempts(one)] == ["a.org", "b.org"]
-    assert [each.name for each in list_attempts(two)] == ["b.org"]
-    assert list_attempts(one)[0].sent_bytes == 5
+def test_what_another_run_does_is_in_its_own_log() -> None:
+    first, second = Log(), Log()
+    running = [first]
+    book = Book(lambda: running)
+    account = book.note(SITE)
+    running[:] = [second]
+    account.add(1, 2)
+    book.note(SITE)
+    running.append(first)
+    both = book.note(SITE._replace(port=80))
+    assert read(first) == [
+        make_attempt(sent_bytes=1, received_bytes=2),
+        make_attempt(SITE._replace(port=80)),
+    ]
+    assert read(second) == [make_attempt(), make_attempt(SITE._replace(port=80))]
+    assert account.is_of(first) and not account.is_of(second)
+    assert both.is_of(first) and both.is_of(second) and not both.is_of(Log())
 
 
-def test_another_name_that_is_spoken_is_kept_beside_the_one_that_opened() -> None:
-    log = Log()
-    account = Book(lambda: [log]).note(make_key())
-    account.hear([])
-    for _ in range(2):
-        account.hear(["hidden.org"])
-    account.add(7, 0)
-    (attempt,) = list_attempts(log)
-    assert (attempt.name, attempt.spoken) == ("a.org", "hidden.org")
-    assert (attempt.count, attempt.sent_bytes) == (1, 7)
+def test_a_log_holds_so_many_and_says_that_there_was_more(log: Log, book: Book) -> None:
+    for number in range(MAX_ENTRIES):
+        book.note(SITE._replace(address=str(number)))
+    assert not log.make_use("filtered").partial
+    lost = book.note(SITE._replace(address="one more"))
+    lost.add(5, 5)
+    lost.hear(["name.test"])
+    lost.refuse("name.test", "no rule", "")
+    book.note(SITE._replace(address="7")).add(1, 1)
+    use = log.make_use("filtered")
+    assert use.partial and len(use.attempts) == MAX_ENTRIES
+    assert use.attempts[7].count == 2 and use.attempts[7].sent_bytes == 1
+    assert "one more" not in {each.address for each in use.attempts}
 
 
-def test_each_name_that_is_spoken_over_one_connection_is_written_down_once() -> None:
-    log = Log()
-    account = Book(lambda: [log]).note(make_key())
-    for names in (["a.org"], ["a.org", "b.org"], ["a.org", "b.org", "a.org", "c.org"]):
+def test_who_found_no_room_takes_nobody_s_place(log: Log, book: Book) -> None:
+    """An entry of the same key that came later, when there was room again, isn't his."""
+    kept = [book.note(SITE._replace(address=str(n))) for n in range(MAX_ENTRIES)]
+    lost = book.note(SITE)
+    kept[0].hear(["spoken.test"])
+    kept[1].refuse("", "no rule", "")
+    kept[1].refuse("", "no rule", "")
+    del log.entries[next(iter(log.entries))]
+    book.note(SITE)
+    lost.refuse("other.test", "no rule", "")
+    assert make_attempt() in read(log)
+
+
+def test_a_name_is_no_longer_than_names_are(log: Log, book: Book) -> None:
+    account = book.note(SITE._replace(name="a" * 70000))
+    account.hear(["b" * 70000])
+    account.refuse("c" * 70000, "no rule", "")
+    assert {len(each.name) for each in read(log)} == {MAX_NAME_CHARS}
+    book.note(SITE).hear(["d" * 70000])
+    assert len(read(log)[-1].spoken) == MAX_NAME_CHARS
+
+
+def test_what_is_spoken_is_told_where_it_is_another_name(log: Log, book: Book) -> None:
+    account = book.note(SITE)
+    account.hear(["site.test"])
+    assert read(log) == [make_attempt()]
+    account = book.note(SITE)
+    account.hear(["www.site.test"])
+    account.add(7, 8)
+    account.hear(["www.site.test"])
+    spoken = SITE._replace(spoken="www.site.test")
+    assert read(log) == [make_attempt(), make_attempt(spoken, sent_bytes=7, received_bytes=8)]
+
+
+def test_each_further_name_counts_once_and_takes_no_bytes(log: Log, book: Book) -> None:
+    account = book.note(SITE)
+    account.hear(["a.test"])
+    account.add(1, 1)
+    for names in (["a.test", "b.test"], ["a.test", "b.test"], ["a.test", "b.test", "c.test"]):
         account.hear(names)
-    account.add(7, 0)
-    told = [(each.spoken, each.count, each.sent_bytes) for each in list_attempts(log)]
-    assert told == [("", 1, 7), ("b.org", 1, 0), ("c.org", 1, 0)]
+        account.add(1, 1)
+    assert read(log) == [
+        make_attempt(SITE._replace(spoken="a.test"), sent_bytes=4, received_bytes=4),
+        make_attempt(SITE._replace(spoken="b.test")),
+        make_attempt(SITE._replace(spoken="c.test")),
+    ]
 
 
-def test_what_turned_out_to_be_refused_is_no_longer_allowed() -> None:
-    log = Log()
-    book = Book(lambda: [log])
-    book.note(make_key())
-    book.note(make_key()).refuse("hidden.org", "no rule allows this name", "--allow hidden.org:443")
-    allowed, refused = list_attempts(log)
-    assert (allowed.name, allowed.allowed, allowed.count) == ("a.org", True, 1)
-    assert (refused.name, refused.allowed, refused.count) == ("hidden.org", False, 1)
-    assert refused.remedy == "--allow hidden.org:443"
-
-
-def test_a_log_has_an_end_and_says_so() -> None:
-    log = Log()
-    book = Book(lambda: [log])
-    for port in range(MAX_ENTRIES + 10):
-        book.note(make_key(port=port)).add(1, 1)
-    assert len(list_attempts(log)) == MAX_ENTRIES
-    assert log.make_use("filtered").partial
-    book.note(make_key("x" * 10_000, port=0))
-    assert all(len(each.name) <= MAX_NAME_CHARS for each in list_attempts(log))
-    book.note(make_key(port=1))
-    assert list_attempts(log)[1].count == 2, "what is there is counted on"
-
-
-def test_who_found_no_room_takes_nobody_s_place() -> None:
-    log = Log()
-    book = Book(lambda: [log])
-    first = book.note(make_key("first"))
-    for port in range(MAX_ENTRIES - 1):
-        book.note(make_key(port=port))
-    late = book.note(make_key("late"))
-    first.refuse("first", "x", "")
-    del log.entries[make_key(port=5)]
-    book.note(make_key("late"))
-    late.refuse("late", "x", "")
-    assert (
-        sum(each.count for each in list_attempts(log) if each.name == "late" and each.allowed) == 1
+def test_what_is_refused_later_was_not_allowed(log: Log, book: Book) -> None:
+    others = book.note(SITE)
+    others.add(3, 4)
+    book.note(SITE).refuse("two.test", "no rule allows this name", "--allow two.test:443")
+    refused = SITE._replace(
+        allowed=False,
+        name="two.test",
+        reason="no rule allows this name",
+        remedy="--allow two.test:443",
     )
+    assert read(log) == [
+        make_attempt(sent_bytes=3, received_bytes=4),
+        make_attempt(refused),
+    ]
 
 
-moves = st.lists(
-    st.tuples(
-        st.sampled_from(["note", "add", "hear", "refuse"]),
-        st.integers(0, 5),
-        st.sampled_from(["a.org", "b.org", ""]),
-    ),
-    max_size=30,
-)
+ACTS = st.sampled_from(("add", "hear", "refuse", "note"))
 
 
-@given(moves)
-def test_no_byte_and_no_attempt_is_lost_or_counted_twice(made: list[tuple[str, int, str]]) -> None:
+@given(st.lists(st.tuples(ACTS, st.integers(0, 3)), max_size=40))
+def test_no_byte_is_lost_or_counted_twice(acts: list[tuple[str, int]]) -> None:
     log = Log()
-    book = Book(lambda: [log])
-    accounts, sent = [book.note(make_key())], 0
-    for what, which, name in made:
-        account = accounts[which % len(accounts)]
-        if what == "note":
-            accounts.append(book.note(make_key(name)))
-        elif what == "add":
-            account.add(3, 0)
-            sent += 3
-        elif what == "hear":
-            account.hear([name])
+    book, sent = Book(lambda: [log]), 0
+    accounts: list[Account] = [book.note(SITE)]
+    for act, number in acts:
+        account = accounts[number % len(accounts)]
+        if act == "add":
+            account.add(number, 1)
+            sent += number
+        elif act == "hear":
+            account.hear([f"{n}.test" for n in range(number)])
+        elif act == "refuse":
+            account.refuse(f"{number}.test", "no rule", "")
         else:
-            account.refuse(name, "refused", "")
-    attempts = list_attempts(log)
-    assert sum(each.count for each in attempts) == len(accounts)
-    assert sum(each.sent_bytes for each in attempts) == sent
-    assert all(each.count >= 0 for each in attempts)
+            accounts.append(book.note(SITE._replace(port=number)))
+    told = read(log)
+    assert sum(each.sent_bytes for each in told) == sent
+    assert all(each.count >= 0 for each in told)
+    assert sum(each.count for each in told) >= len(accounts)
+
+
+def test_the_order_is_of_the_first_times(log: Log, book: Book) -> None:
+    for port in (3, 1, 2, 1, 3):
+        book.note(SITE._replace(port=port))
+    assert [each.port for each in read(log)] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("limit", "share"),
+    [
+        (-1, Share()),
+        (1 << 20, Share()),
+        (1024, Share(*[1024 // PART] * 4)),
+        (64, Share(MIN, MIN, MIN, MIN)),
+    ],
+)
+def test_one_jail_takes_a_part_of_what_may_be_open(limit: int, share: Share) -> None:
+    assert make_share(limit) == share
+    if limit >= 1024:
+        descriptors = 2 * share.relays + 2 * share.pending + share.flows + share.streams
+        assert descriptors < limit
+
+
+def test_an_attempt_is_plain_data(log: Log, book: Book) -> None:
+    book.note(SITE)
+    told: dict[str, Any] = read(log)[0].to_json()
+    assert Attempt(**told) == read(log)[0] == replace(read(log)[0])
+
+
+def test_runs_that_have_tried_the_same_are_still_two() -> None:
+    """Also when they have tried nothing: what ends one must not end the other's log."""
+    one, two = Log(), Log()
+    logs = [one, two]
+    logs.remove(two)
+    assert logs[0] is one
+
+
+def test_an_account_that_moves_is_counted_once_in_each_run() -> None:
+    one, two = Log(), Log()
+    account = Book(lambda: [one]).note(SITE)
+    account.add(1, 0)
+    for _ in range(2):
+        account.move([one, two])
+        account.add(2, 0)
+    account.move([two])
+    account.add(4, 0)
+    assert read(one) == [make_attempt(sent_bytes=5)]
+    assert read(two) == [make_attempt(sent_bytes=8)]

@@ -13,7 +13,7 @@ import pytest
 from jail.errors import HostError
 from jail.host import read_facts
 from jail.network.helper_program import Helper
-from jail.network.nameserver import choose_nameservers
+from jail.network.nameserver import choose_nameservers, find_direct
 from jail.network.pasta import (
     NEEDED,
     blame_uplink,
@@ -124,6 +124,14 @@ def test_only_its_own_number_means_ready(said: bytes) -> None:
 )
 def test_the_jail_asks_whom_the_host_can_ask(resolv_conf: str, chosen: tuple[str, ...]) -> None:
     assert choose_nameservers(resolv_conf, "4", "6") == chosen
+
+
+def test_resolvers_elsewhere_are_asked_without_the_helper() -> None:
+    text = "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 10.0.0.1\nnameserver ::1\n"
+    assert find_direct(f"{text}nameserver 2001:db8::1\nnameserver 10.0.0.1\n") == (
+        "10.0.0.1",
+        "2001:db8::1",
+    )
 
 
 def test_a_default_route_is_seen_in_the_kernels_table() -> None:

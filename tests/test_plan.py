@@ -143,6 +143,17 @@ def test_a_host_without_subordinate_ids_gives_one_id_and_says_so(lacks: dict[str
     assert made.make_idmap(5, FACTS).uids == ((1000, 1000, 1),)
 
 
+def test_only_slirp4netns_has_a_jail_of_one_id_made_in_a_namespace_around_it() -> None:
+    facts = make_facts(helpers={**FACTS.helpers, "slirp4netns": "/bin/slirp4netns"})
+    for network in ("none", "host", "filtered"):
+        assert plan(facts, network=network, userns="single").zygote == "single"
+    for network in ("slirp", "slirp4netns"):
+        assert plan(facts, network=network).zygote == "subuid"
+        made = plan(facts, network=network, userns="single")
+        assert (made.ids, made.zygote) == ("single", "root")
+        assert made.make_idmap(-1, facts).uids == ((made.user.uid, 0, 1),)
+
+
 def test_one_id_that_was_asked_for_is_nothing_to_complain_of() -> None:
     made = plan(userns="single")
     assert (made.ids, made.warnings, made.notes) == ("single", (), ())

@@ -16,6 +16,7 @@ from jail.network.precondition import parse_help
 from jail.network.publish import Publish, parse_publishes
 from jail.network.slirp4netns import (
     NEEDED,
+    has_root,
     is_ready,
     make_command,
     make_way,
@@ -55,7 +56,7 @@ HELP_1_1 = """Usage: slirp4netns [OPTION]... PID|PATH TAPNAME
 --enable-seccomp         enable seccomp to limit syscalls (experimental)
 """
 HELP_0_3 = HELP_1_1.split("--netns-type", maxsplit=1)[0]
-IDS = [pytest.param("single", id="single"), pytest.param("subuid", id="subuid")]
+IDS = [pytest.param("root", id="single"), pytest.param("subuid", id="subuid")]
 
 
 @pytest.fixture(params=IDS)
@@ -83,7 +84,7 @@ def test_nothing_but_options_is_read_from_a_help() -> None:
 
 
 def test_the_hosts_side_is_shut_and_its_own_walls_are_up() -> None:
-    command = make_command("/bin/slirp4netns", make_way(7, "0 100000 1\n"), 9, ipv6=True)
+    command = make_command("/bin/slirp4netns", make_way(7), 9, ipv6=True)
     assert command == [
         "/bin/slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback",
         "--enable-seccomp", "--enable-sandbox", "--enable-ipv6", "--ready-fd=9", "--exit-fd=0", "7",
@@ -91,9 +92,9 @@ def test_the_hosts_side_is_shut_and_its_own_walls_are_up() -> None:
     ]  # fmt: skip
 
 
-def test_without_an_id_0_inside_it_can_not_build_its_sandbox() -> None:
-    assert not make_way(7, "1000 1001 1\n").sandbox
-    assert make_way(7, "1000 1001 1\n 0 5 1\n").sandbox
+def test_without_an_id_0_inside_it_has_to_be_that_of_the_namespace_around() -> None:
+    assert not has_root("      1000          0          1\n")
+    assert has_root("1000 1001 1\n 0 5 1\n")
 
 
 def test_ports_are_told_over_a_socket_that_the_user_can_make(tmp_path: Path) -> None:
@@ -163,7 +164,8 @@ async def test_a_jail_has_a_device_an_address_and_a_route(ids: str, tmp_path: Pa
         assert "default via 10.0.2.2" in run_in(pid, "ip", "route")
 
 
-async def test_it_is_filtered_and_has_no_right_but_to_bind(ids: str, tmp_path: Path) -> None:
+async def test_it_is_in_its_sandbox_with_no_right_but_to_bind(ids: str, tmp_path: Path) -> None:
+    """A file system of its own with next to nothing in it, whether ports are published or not."""
     publishes = parse_publishes([f"127.0.0.1:{find_port()}:80"])
     for ports in ((), publishes):
         async with (
@@ -171,11 +173,13 @@ async def test_it_is_filtered_and_has_no_right_but_to_bind(ids: str, tmp_path: P
             open_slirp4netns(slirp(), pid, ports, fail, tmp_path) as helper,
         ):
             status = read_status(helper.pid)
+            mounts = Path(f"/proc/{helper.pid}/mountinfo").read_text().splitlines()
+        assert "- tmpfs " in next(each for each in mounts if each.split()[4] == "/")
+        assert {each.split()[4] for each in mounts} <= {"/", "/etc", "/run"}, mounts
         assert status["Seccomp"] == "2"
         assert status["Uid"].split()[0] == str(os.getuid())
         assert int(status["CapEff"], 16) & ~(1 << 10) == 0  # CAP_NET_BIND_SERVICE
-        if ids == "subuid":  # its sandbox takes them from the bounding set as well
-            assert int(status["CapBnd"], 16) == 1 << 10
+        assert int(status["CapBnd"], 16) == 1 << 10
 
 
 async def test_the_hosts_loopback_is_out_of_reach(ids: str, tmp_path: Path) -> None:

@@ -331,7 +331,8 @@ def test_a_value_of_another_type_is_never_taken_for_the_right_one(
 @pytest.mark.parametrize("name", KINDS)
 def test_a_field_too_few_or_too_many_is_refused(name: str) -> None:
     fields = [EXAMPLES[each][0] for each in read_fields(ALL[name]).values()]
-    for other in (fields[:-1], [*fields, 0], [*fields, *fields], []):
+    others: tuple[list[Any], ...] = (fields[:-1], [*fields, 0], [*fields, *fields], [])
+    for other in (each for each in others if each != fields):  # one message has no fields
         with pytest.raises(wire.WireError):
             wire.unpack_body(pack(name, *other), ALL)
 

@@ -34,9 +34,9 @@ class Entry:
     received_bytes: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Log:
-    """Of one run."""
+    """Of one run; another with the same in it is another."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     is_full: bool = False
@@ -71,11 +71,21 @@ class Account:
         """Whether it is counted there."""
         return any(each is log for each in self._logs)
 
+    def move(self, logs: Sequence[Log]) -> None:
+        """From here on it belongs to these runs, and is counted once in each that is new."""
+        if len(logs) == len(self._logs) and all(map(self.is_of, logs)):
+            return
+        entries = {id(log): entry for log, entry in zip(self._logs, self._entries, strict=True)}
+        self._logs = tuple(logs)
+        self._entries = [entries.get(id(log)) or self._count(log) for log in logs]
+
+    def _count(self, log: Log) -> Entry:
+        entry = log.take(self._key)
+        entry.count += 1
+        return entry
+
     def _open(self) -> list[Entry]:
-        entries = [log.take(self._key) for log in self._logs]
-        for entry in entries:
-            entry.count += 1
-        return entries
+        return [self._count(log) for log in self._logs]
 
     def add(self, sent_bytes: int, received_bytes: int) -> None:
         """So many more."""

@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from jail.egress.bucket import Bucket
 from jail.egress.gate import LACKS, Injector
 from jail.egress.packet import (
     UDP,
@@ -32,8 +33,15 @@ from jail.network.rule import DNS_PORT
 IP_ORIGDSTADDR, IPV6_ORIGDSTADDR = 20, 74
 MAX_BYTES: Final = 65535
 ANCILLARY_BYTES: Final = 256
+HEAD_BYTES: Final = 2048
+"""what a datagram costs us beside its own bytes, in time for so many of them"""
 BATCH: Final = 32
-"""datagrams that are taken before the others have their turn"""
+TURN_BYTES: Final = 128 * 1024
+"""datagrams, and bytes of them, that are taken before the others have their turn"""
+STRANGERS_PER_S: Final = 1000
+STRANGERS_BURST: Final = 1000
+PAUSE_S: Final = 0.02
+"""who sends more than so many to whom he doesn't speak with has them lost meanwhile"""
 IDLE_S: Final = 120.0
 """as netfilter has it for a flow with answers: nf_conntrack-sysctl.rst"""
 MAX_QUESTIONS: Final = 128
@@ -49,6 +57,10 @@ class _Outside:
     sock: socket.socket
     count: Counter
     used: float
+
+    def find_left_s(self) -> float:
+        """Until it has been idle for too long."""
+        return self.used + IDLE_S - trio.current_time()
 
 
 class Datagrams:
@@ -72,13 +84,16 @@ class Datagrams:
         self._decide, self._resolve, self._start_soon = decide, resolve, start_soon
         self._flows: OrderedDict[Flow, _Outside] = OrderedDict()
         self._questions = 0
+        self._strangers = Bucket(STRANGERS_PER_S, STRANGERS_BURST)
+        self._is_flooded = False
 
     async def take(self, sock: socket.socket) -> None:
         """Take what comes in by ``sock``."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # then it is closed already
         while True:
             await trio.lowlevel.wait_readable(sock)
             self._take_some(sock)
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(PAUSE_S if self._is_flooded else 0)
 
     def take_now(self) -> None:
         """Those that are there."""
@@ -95,6 +110,8 @@ class Datagrams:
                     self._pass_on(Flow(source, target), data)
 
     def _pass_on(self, flow: Flow, data: bytes) -> None:
+        if flow not in self._flows:
+            self._is_flooded = not self._strangers.take(trio.current_time())
         if flow.target.port == DNS_PORT:
             if self._questions < MAX_QUESTIONS:  # above that it is lost, and asked again
                 self._questions += 1
@@ -139,18 +156,24 @@ class Datagrams:
     async def _listen(self, flow: Flow, outside: _Outside) -> None:
         """Until nobody has spoken for a while, or another flow needs the place."""
         try:
-            while (left_s := outside.used + IDLE_S - trio.current_time()) > 0:
+            # A closed one must not be waited for: trio would hold its place, and break the next.
+            while self._has(flow, outside) and (left_s := outside.find_left_s()) > 0:
                 with trio.move_on_after(left_s):
                     await trio.lowlevel.wait_readable(outside.sock)
-                    self._take_answers(flow, outside)
-        except (trio.ClosedResourceError, ValueError):
+                    if self._has(flow, outside):
+                        self._take_answers(flow, outside)
+        except trio.ClosedResourceError:
             return  # its place was needed
         finally:
-            if self._flows.get(flow) is outside:
+            if self._has(flow, outside):
                 self._close_flow(flow)
 
+    def _has(self, flow: Flow, outside: _Outside) -> bool:
+        return self._flows.get(flow) is outside
+
     def _take_answers(self, flow: Flow, outside: _Outside) -> None:
-        for _ in range(BATCH):
+        left_bytes = TURN_BYTES // max(len(self._flows), 1)
+        while left_bytes >= 0:
             try:
                 data = outside.sock.recv(MAX_BYTES)
             except BlockingIOError:
@@ -161,6 +184,7 @@ class Datagrams:
             outside.used = trio.current_time()
             outside.count(0, len(data))
             self._inject(flow, data)
+            left_bytes -= len(data) + HEAD_BYTES
 
     def _inject(self, flow: Flow, data: bytes) -> None:
         self._injector.inject(make_datagram(flow, data), flow.source.address)

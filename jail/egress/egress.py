@@ -149,7 +149,12 @@ class Egress:
 
     def _permit_datagrams(self, flow: Flow) -> Counter | None:
         decision, account = self._decide(flow, "udp")
-        return account.add if decision.allowed else None
+
+        def count(sent_bytes: int, received_bytes: int) -> None:
+            account.move(self._logs)  # a flow may go on under the next run: it is a port, no more
+            account.add(sent_bytes, received_bytes)
+
+        return count if decision.allowed else None
 
     def _decide(self, flow: Flow, transport: Transport) -> tuple[Decision, Account]:
         address, port = flow.target
@@ -192,6 +197,7 @@ class Egress:
             outside,
             on_sent=lambda size: account.add(size, 0),
             on_received=lambda size: account.add(0, size),
+            count_relays=self._relays.__len__,
         )
         if permit.decision.inspects:
             Inspection(self._allowed, flow, account, relay)

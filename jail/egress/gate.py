@@ -52,6 +52,8 @@ class _Grant(NamedTuple):
 
     target: socket.socket | None
     permit: Any
+    sequence: int
+    """of the SYN: the next connection between the same ends has another"""
     until: float
 
     def close(self) -> None:
@@ -102,9 +104,12 @@ class Gate:
 
     async def hold(self) -> None:
         """Take the SYNs as they come."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # then it is closed already
         while True:
-            await trio.lowlevel.wait_readable(self._log)
+            with trio.move_on_after(GRANT_S):
+                await trio.lowlevel.wait_readable(self._log)
             self._take_some()
+            self._forget_old()
 
     def take_now(self) -> None:
         """All that is there: SYNs, and connections whose SYN has been let in."""
@@ -122,9 +127,13 @@ class Gate:
         syn = parse_syn(packet)
         if syn is None or syn.flow in self._pending:
             return
-        if syn.flow in self._granted:  # it has got lost on its second way
+        grant = self._granted.get(syn.flow)
+        if grant is not None and grant.sequence == syn.sequence:  # lost on its second way
             self._let_in(syn)
-        elif syn.flow.target.port == DNS_PORT:
+            return
+        if grant is not None:  # whoever asked has given up: this is another's, or of another time
+            self._forget(syn.flow)
+        if syn.flow.target.port == DNS_PORT:
             self._grant(syn, None, None)
         elif len(self._pending) < self._max_pending:
             try:
@@ -164,7 +173,10 @@ class Gate:
 
     def _grant(self, syn: Syn, target: socket.socket | None, permit: Any) -> None:
         self._forget_old()
-        self._granted[syn.flow] = _Grant(target, permit, trio.current_time() + GRANT_S)
+        if len(self._granted) >= self._max_pending:
+            self._forget(next(iter(self._granted)))
+        until = trio.current_time() + GRANT_S
+        self._granted[syn.flow] = _Grant(target, permit, syn.sequence, until)
         self._let_in(syn)
 
     def _let_in(self, syn: Syn) -> None:
@@ -173,15 +185,15 @@ class Gate:
     def _forget_old(self) -> None:
         """Whoever asked has given up meanwhile."""
         now = trio.current_time()
-        while self._granted:
-            flow, grant = next(iter(self._granted.items()))
-            if grant.until > now and len(self._granted) < self._max_pending:
-                return
-            del self._granted[flow]
-            grant.close()
+        while self._granted and next(iter(self._granted.values())).until <= now:
+            self._forget(next(iter(self._granted)))
+
+    def _forget(self, flow: Flow) -> None:
+        self._granted.pop(flow).close()
 
     async def accept(self, listener: socket.socket) -> None:
         """Take the connections whose SYN has been let in."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             await trio.lowlevel.wait_readable(listener)
             if not self._welcome_some(listener):
@@ -223,8 +235,12 @@ def begin_connection(target: Place) -> tuple[socket.socket, bool]:
     family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        code = sock.connect_ex((str(target.address), target.port))
-        if code not in (0, errno.EINPROGRESS):
+        place = str(target.address), target.port
+        code = sock.connect_ex(place)
+        if code == errno.EINPROGRESS:
+            # What a near target has answered meanwhile is looked at when the call ends: connect(2).
+            code = sock.connect_ex(place)
+        if code not in (0, errno.EALREADY):
             raise OSError(code, os.strerror(code))
     except OSError:
         sock.close()

@@ -5,9 +5,7 @@ What comes in was made by the kernel: nobody inside has a raw socket. It is chec
 
 from __future__ import annotations
 
-import array
 import struct
-import sys
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
@@ -172,11 +170,6 @@ def _make_head(source: Address, target: Address, protocol: int, size: int) -> by
 
 
 def _sum(data: bytes | bytearray) -> int:
-    """The Internet checksum: RFC 1071."""
-    words = array.array("H", bytes(data) + bytes(len(data) % 2))
-    if sys.byteorder == "little":
-        words.byteswap()
-    total = sum(words)
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    """The Internet checksum: RFC 1071. A sum in ones' complement is a remainder of 0xFFFF."""
+    total = int.from_bytes(bytes(data) + bytes(len(data) % 2), "big")
+    return ~(total % 0xFFFF or 0xFFFF) & 0xFFFF if total else 0xFFFF

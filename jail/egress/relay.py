@@ -12,15 +12,26 @@ from typing import Final
 import trio
 
 CHUNK_BYTES: Final = 512 * 1024
-TURN_BYTES: Final = 2 * 1024 * 1024
+MIN_CHUNK_BYTES: Final = 16 * 1024
+ALL_CHUNKS_BYTES: Final = 8 * 1024 * 1024
+"""what all connections of a jail hold together, about, where none of their readers reads"""
+TURN_CHUNKS: Final = 4
 """what one direction moves before the others have their turn"""
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
 Filter = Callable[[bytes], bytes]
 
 
+def find_chunk_bytes(relays: int) -> int:
+    """What one of so many takes at once: nobody else waits long, or pays for what isn't read."""
+    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, ALL_CHUNKS_BYTES // max(relays, 1)))
+
+
 class Relay:
-    """Owns both sockets. ``inside`` is the program's connection, ``outside`` ours to its target."""
+    """Owns both sockets. ``inside`` is the program's connection, ``outside`` ours to its target.
+
+    ``count_relays`` tells how many there are in this jail.
+    """
 
     def __init__(
         self,
@@ -28,7 +39,9 @@ class Relay:
         outside: socket.socket,
         on_sent: Callable[[int], None],
         on_received: Callable[[int], None],
+        count_relays: Callable[[], int] = lambda: 1,
     ) -> None:
+        self._count_relays = count_relays
         self._inside, self._outside = inside, outside
         self._on_sent, self._on_received = on_sent, on_received
         self.inspect: Filter | None = None
@@ -54,7 +67,8 @@ class Relay:
                 nursery.start_soon(self._send, nursery.cancel_scope)
                 nursery.start_soon(self._receive, nursery.cancel_scope)
         except BaseException:
-            self.break_off()  # an end in the middle must not look like one
+            if not self.said_all.is_set():
+                self.break_off()  # an end in the middle must not look like one
             raise
         finally:
             self.said_all.set()
@@ -94,8 +108,9 @@ class Relay:
         buffer = _get_buffer()
         turn = 0
         while True:
+            chunk_bytes = find_chunk_bytes(self._count_relays())
             try:
-                size = source.recv_into(buffer)
+                size = source.recv_into(buffer, chunk_bytes)
             except BlockingIOError:
                 turn = 0
                 await trio.lowlevel.wait_readable(source)
@@ -116,7 +131,7 @@ class Relay:
             else:
                 await _send_all(sink, data)
             turn += size
-            if turn >= TURN_BYTES:
+            if turn >= TURN_CHUNKS * chunk_bytes:
                 turn = 0
                 await trio.lowlevel.checkpoint()
 

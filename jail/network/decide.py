@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from jail.errors import HostError
 from jail.host import HostFacts
 from jail.launchplan import Gate
-from jail.network.check import WITH_PORTS
+from jail.network.check import MAX_NAMESERVERS, WITH_PORTS
 from jail.network.hosts import OWN_ADDRESS
-from jail.network.nameserver import NAMESERVERS, choose_nameservers
+from jail.network.nameserver import NAMESERVERS, choose_nameservers, find_direct
 from jail.spec import JailSpec
 
 EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
@@ -61,12 +61,17 @@ def decide_network(
 def _decide_helper(
     spec: JailSpec, facts: HostFacts, host_conf: str, has_uplink: bool
 ) -> NetworkPlan:
-    driver: str = spec.network
-    if driver == "slirp":
-        driver = choose_helper(facts.helpers, has_uplink)
+    driver = choose_driver(spec, facts, has_uplink)
     require_program(driver, facts.helpers.get(driver))
-    nameservers = spec.dns or choose_nameservers(host_conf, *NAMESERVERS[driver])
+    forwarding = choose_nameservers(host_conf, *NAMESERVERS[driver])
+    direct = find_direct(host_conf) if driver == "pasta" else ()
+    nameservers = spec.dns or (*direct[: MAX_NAMESERVERS - 1], *forwarding)[:MAX_NAMESERVERS]
     return NetworkPlan(driver, nameservers, address=ADDRESSES.get(driver, OWN_ADDRESS))
+
+
+def choose_driver(spec: JailSpec, facts: HostFacts, has_uplink: bool = True) -> str:
+    """What is asked for; of ``slirp`` the better one."""
+    return choose_helper(facts.helpers, has_uplink) if spec.network == "slirp" else spec.network
 
 
 def choose_helper(helpers: Mapping[str, str], has_uplink: bool) -> str:

@@ -24,6 +24,22 @@ def choose_nameservers(resolv_conf: str, ipv4: str, ipv6: str) -> tuple[str, ...
     return tuple(chosen) or (ipv4,)
 
 
+def find_direct(resolv_conf: str) -> tuple[str, ...]:
+    """The host's resolvers that a jail behind pasta can ask itself, by TCP too: until late in 2023
+    ``--dns-forward`` was about datagrams alone, and an answer that is cut wants TCP.
+
+    One at an address of the host's own refuses at once, and the next is asked.
+    """
+    found = (_parse(line) for line in resolv_conf.splitlines())
+    return tuple(
+        dict.fromkeys(
+            str(each)
+            for each in found
+            if each and not (each.is_loopback or each.is_link_local or each.is_unspecified)
+        )
+    )
+
+
 def _parse(line: str) -> IPv4Address | IPv6Address | None:
     words = line.split()
     if len(words) < 2 or words[0] != "nameserver":

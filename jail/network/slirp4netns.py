@@ -6,7 +6,6 @@ so is what the program itself could reach: its sandbox and its filter of system 
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,14 +45,10 @@ EXIT_FD: Final = 0
 
 @dataclass(frozen=True)
 class Way:
-    """Into a jail's namespaces: words before the program, and what is told to it as the target.
-
-    ``sandbox``: on that way it can set its sandbox up.
-    """
+    """Into a jail's namespaces: words before the program, and what is told to it as the target."""
 
     before: tuple[str, ...]
     target: tuple[str, ...]
-    sandbox: bool
 
 
 def make_command(
@@ -62,28 +57,26 @@ def make_command(
     """Attached to a jail; a ``1`` written to ``ready_fd`` when ready."""
     return [
         *way.before, program, "--configure", f"--mtu={MTU}", "--disable-host-loopback",
-        "--enable-seccomp",
-        *(["--enable-sandbox"] if way.sandbox else []),
+        "--enable-seccomp", "--enable-sandbox",
         *(["--enable-ipv6"] if ipv6 else []),
         *([f"--api-socket={api}"] if api else []),
         f"--ready-fd={ready_fd}", f"--exit-fd={EXIT_FD}", *way.target, INTERFACE,
     ]  # fmt: skip
 
 
-def make_way(pid: int, uid_map: str) -> Way:
-    """By itself: it joins the jail's user namespace, and becomes its id 0 for the sandbox.
-
-    Where there is no such id it can't, and runs as the invoking user with its filter alone.
-    """
-    return Way((), (str(pid),), any(line.split()[0] == "0" for line in uid_map.splitlines()))
+def make_way(pid: int) -> Way:
+    """By itself: it joins the jail's user namespace, and becomes its id 0 for the sandbox."""
+    return Way((), (str(pid),))
 
 
 def make_way_from(outer: int, pid: int, nsenter: str) -> Way:
     """From the user namespace around the jail's, that of process ``outer``. Its id 0 is the
-    invoking user, who can make a socket in a directory of theirs; the jail's is a stranger there.
+    invoking user, who can make a socket in a directory of theirs; the jail's is a stranger there,
+    or there is none. (slirp4netns 1.2's own option for this, --userns-path, ends in its sandbox's
+    setegid(2) failing.)
     """
     before = (nsenter, f"--user=/proc/{outer}/ns/user", "--preserve-credentials")
-    return Way(before, ("--netns-type=path", f"/proc/{pid}/ns/net"), True)
+    return Way(before, ("--netns-type=path", f"/proc/{pid}/ns/net"))
 
 
 def is_ready(said: bytes) -> bool:
@@ -91,20 +84,17 @@ def is_ready(said: bytes) -> bool:
 
 
 def read_way(pid: int, needs_files: bool) -> Way:
-    """The shorter one, unless files have to be made."""
+    """The shorter one, where the jail has an id 0, and no files have to be made."""
     status = read_text(f"/proc/{pid}/status")
     outer = next((int(line[5:]) for line in status.splitlines() if line.startswith("PPid:")), 0)
-    if needs_files and _read_user(outer) not in ("", _read_user(os.getpid())):
-        nsenter = find_helpers(("nsenter",), HELPER_PATH).get("nsenter")
-        return make_way_from(outer, pid, require_program("nsenter", nsenter))
-    return make_way(pid, read_text(f"/proc/{pid}/uid_map"))
+    if has_root(read_text(f"/proc/{pid}/uid_map")) and not needs_files:
+        return make_way(pid)
+    nsenter = find_helpers(("nsenter",), HELPER_PATH).get("nsenter")
+    return make_way_from(outer, pid, require_program("nsenter", nsenter))
 
 
-def _read_user(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/user")
-    except OSError:
-        return ""
+def has_root(uid_map: str) -> bool:
+    return any(line.split()[0] == "0" for line in uid_map.splitlines())
 
 
 def read_nameservers() -> tuple[str, ...]:

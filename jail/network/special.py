@@ -30,6 +30,7 @@ _RANGES: Final[tuple[tuple[Network, str], ...]] = tuple(
         ("fec0::/10", "private"),
         ("100.64.0.0/10", "shared (carrier NAT)"),
         ("192.0.0.0/24", "reserved"),
+        ("198.18.0.0/15", "benchmark"),  # nobody's on the Internet: RFC 2544
         ("224.0.0.0/4", "multicast"),
         ("ff00::/8", "multicast"),
         ("240.0.0.0/4", "reserved"),

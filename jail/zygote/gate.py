@@ -11,10 +11,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from jail.launchplan import Gate
+from jail.zygote.fsops import Rung
 
 NETLINK_NETFILTER: Final = 12
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5
@@ -26,25 +27,39 @@ SO_MARK: Final = 36
 BACKLOG: Final = 4096
 
 
-def open_gate(gate: Gate) -> list[int]:
+def open_gate(gate: Gate, rung: Rung) -> list[int]:
     """Two listeners, two datagram sockets, two raw ones (IPv4, IPv6), and the log's.
 
-    Without IPv6 its place is taken by a second descriptor of IPv4's, which nobody uses.
+    Without IPv6 its place is taken by a second descriptor of IPv4's. ``rung`` names the steps.
     """
-    with _open_netlink(socket.NETLINK_ROUTE) as routes:
+    with rung("gate routes"), _open_netlink(socket.NETLINK_ROUTE) as routes:
         for message in gate.routes:
             _tell(routes, [message])
-    with _open_netlink(NETLINK_NETFILTER) as rules:
+    with rung("gate rules"), _open_netlink(NETLINK_NETFILTER) as rules:
         _tell(rules, gate.ruleset)
-    families = (socket.AF_INET, socket.AF_INET6) if gate.ipv6 else (socket.AF_INET,) * 2
     makers = (_open_listener, _open_datagrams, _open_raw)
-    sockets = [make(family, gate) for make in makers for family in families]
+    with rung("gate sockets"):
+        sockets = [sock for make in makers for sock in _open_both(make, gate)]
+    with rung("gate log"):
+        log = _open_log(gate)
+    return [each.detach() for each in (*sockets, log)]
+
+
+def _open_both(
+    make: Callable[[socket.AddressFamily, Gate], socket.socket], gate: Gate
+) -> Iterator[socket.socket]:
+    first = make(socket.AF_INET, gate)
+    yield first
+    yield make(socket.AF_INET6, gate) if gate.ipv6 else first.dup()
+
+
+def _open_log(gate: Gate) -> socket.socket:
     log = _open_netlink(NETLINK_NETFILTER)
     # What is too much is lost, and the program's kernel says it again.
     log.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
     for message in gate.log:
         _tell(log, [message])
-    return [each.detach() for each in (*sockets, log)]
+    return log
 
 
 def _open_listener(family: socket.AddressFamily, gate: Gate) -> socket.socket:

@@ -121,8 +121,7 @@ def open_gate(plan: LaunchPlan) -> list[int]:
     """The sockets of a network that leads to the supervisor, where it is of that kind."""
     if plan.gate is None:
         return []
-    with rung("gate"):
-        return gate.open_gate(plan.gate)
+    return gate.open_gate(plan.gate, rung)
 
 
 def climb(plan: LaunchPlan) -> tuple[int, int, int, int]:

@@ -116,13 +116,13 @@ def test_the_loopback_of_the_host_is_the_hosts(
     world: World, driver: Driver, options: list[str]
 ) -> None:
     is_host, words = driver is DRIVERS["host"], ("sweep", str(place.SENTINEL), *LOOPBACKS)
-    outside = world.visit(*words, patience_s=0.5).said
+    outside = world.visit(*words, patience_s=0.3).said
     assert outside == {
         f"{protocol} {address}": WORD.decode()
         for address in LOOPBACKS[:4]
         for protocol in ("tcp", "udp")
     }
-    inside = world.visit(*words, jail=options, patience_s=0.5).said
+    inside = world.visit(*words, jail=options, patience_s=0.3).said
     assert inside == (outside if is_host else {})
     if not is_host:
         assert world.visit("abstract", ABSTRACT[1:], jail=options).said is None
@@ -200,6 +200,30 @@ def test_the_death_of_the_helper_is_a_failure_of_the_sandbox(
     assert process.returncode == 125
     assert told["verdict"] == "IE" and told["fault"] == "sandbox", (told, error)
     assert name in told["message"], told
+
+
+@pytest.mark.parametrize("publish", [[], ["-p", f"127.0.0.1:{PORT}:80"]])
+def test_slirp4netns_is_in_its_sandbox_and_the_jail_none_the_weaker(
+    world: World, ids: list[str], publish: list[str], marker: str, tmp_path: Path
+) -> None:
+    require("slirp4netns")
+    out = tmp_path / "out"
+    out.mkdir()
+    looks = "id -u; id -g; grep ^Seccomp: /proc/self/status; echo > /out/made"
+    script = f"{looks}; until [ -e /out/seen ]; do sleep 0.05; done"
+    options = ["--network", "slirp4netns", *ids, *publish, "-v", f"{out}:/out"]
+    with world.start_jail(*options, "--", "sh", "-c", f"{script}; : {marker}") as process:
+        helper = wait_for_helper(process.pid, "slirp4netns", marker)
+        status = Path(f"/proc/{helper}/status").read_text()
+        mounts = Path(f"/proc/{helper}/mountinfo").read_text().splitlines()
+        (out / "seen").touch()
+        said, error = process.communicate(timeout=PATIENCE_S)
+    assert "Seccomp:\t2\n" in status
+    assert {each.split()[4].split("/")[1] for each in mounts} == {"", "etc", "run"}, mounts
+    assert any(" / / " in each and " - tmpfs " in each for each in mounts), mounts
+    assert said.split() == [b"1000", b"1000", b"Seccomp:", b"2"], error
+    made = (out / "made").stat()
+    assert (made.st_uid, made.st_gid) == (os.getuid(), os.getgid())
 
 
 def wait_for_helper(pid: int, name: str, marker: str) -> int:
