@@ -38,11 +38,23 @@ NEEDED: Final = (
 )  # fmt: skip
 
 
-def make_command(program: str, pid: int, publishes: Iterable[Publish], ready_fd: int) -> list[str]:
-    """Attached to the namespaces of ``pid``; its own number written to ``ready_fd`` when ready."""
+def make_command(
+    program: str,
+    pid: int,
+    publishes: Iterable[Publish],
+    ready_fd: int,
+    *,
+    forwards_dns: bool = True,
+) -> list[str]:
+    """Attached to the namespaces of ``pid``; its own number written to ``ready_fd`` when ready.
+
+    While it ``forwards_dns`` what the host's resolver says comes from the address inside, also
+    where that resolver itself was asked, and no program takes such an answer.
+    """
     return [
         program, "--foreground", "--quiet", "--config-net", "--ns-ifname", INTERFACE,
-        "--mtu", str(MTU), "--no-map-gw", "--dns-forward", NAMESERVER, "--dns-forward", NAMESERVER6,
+        "--mtu", str(MTU), "--no-map-gw",
+        *(["--dns-forward", NAMESERVER, "--dns-forward", NAMESERVER6] if forwards_dns else []),
         *make_forwards(tuple(publishes)), "--tcp-ns", "none", "--udp-ns", "none",
         "--pid", f"/proc/self/fd/{ready_fd}", str(pid),
     ]  # fmt: skip
@@ -80,7 +92,12 @@ async def probe(program: str) -> Features:
 
 @asynccontextmanager
 async def open_pasta(
-    program: str | None, pid: int, publishes: tuple[Publish, ...], on_death: OnDeath
+    program: str | None,
+    pid: int,
+    publishes: tuple[Publish, ...],
+    on_death: OnDeath,
+    *,
+    forwards_dns: bool = True,
 ) -> AsyncGenerator[Helper, None]:
     """The network of the jail whose init is ``pid``, for the length of the block.
 
@@ -95,7 +112,7 @@ async def open_pasta(
     assert program is not None
 
     def make_argv(ready_fd: int) -> list[str]:
-        return make_command(path, pid, publishes, ready_fd)
+        return make_command(path, pid, publishes, ready_fd, forwards_dns=forwards_dns)
 
     async with AsyncExitStack() as stack:
         helper = open_helper(NAME, make_argv, is_ready, on_death, STDOUT)
@@ -114,6 +131,7 @@ def blame_uplink(error: HostError) -> HostError:
 @asynccontextmanager
 async def open_network(link: Link) -> AsyncGenerator[None, None]:
     """The driver of a jail's network: see :class:`jail.network.driver.Driver`."""
-    program = link.facts.helpers.get(NAME)
-    async with open_pasta(program, link.pid, link.spec.publish, link.fail):
+    program, spec = link.facts.helpers.get(NAME), link.spec
+    forwards_dns = not spec.dns
+    async with open_pasta(program, link.pid, spec.publish, link.fail, forwards_dns=forwards_dns):
         yield None

@@ -107,6 +107,11 @@ def test_names_are_answered_by_both_protocols(
         assert done.stdout == f"{place.SITE}\n".encode(), done
 
 
+def test_the_host_s_own_resolver_can_be_named(world: World, helped: list[str]) -> None:
+    visit = world.visit("look", "only4.site.test", jail=[*helped, "--dns", place.DNS])
+    assert visit.said == [place.SITE], visit
+
+
 def test_the_loopback_of_the_host_is_the_hosts(
     world: World, driver: Driver, options: list[str]
 ) -> None:
