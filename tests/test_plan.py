@@ -144,9 +144,10 @@ def test_a_host_without_subordinate_ids_gives_one_id_and_says_so(lacks: dict[str
 
 
 def test_only_slirp4netns_has_a_jail_of_one_id_made_in_a_namespace_around_it() -> None:
-    facts = make_facts(helpers={**FACTS.helpers, "slirp4netns": "/bin/slirp4netns"})
-    for network in ("none", "host", "filtered"):
-        assert plan(facts, network=network, userns="single").zygote == "single"
+    own = {name: f"/bin/{name}" for name in ("newuidmap", "newgidmap", "slirp4netns")}
+    facts, both = (make_facts(helpers=each) for each in (own, {**own, "pasta": "/bin/pasta"}))
+    for network in ("none", "host", "filtered", "pasta", "slirp"):
+        assert plan(both, network=network, userns="single").zygote == "single"
     for network in ("slirp", "slirp4netns"):
         assert plan(facts, network=network).zygote == "subuid"
         made = plan(facts, network=network, userns="single")
