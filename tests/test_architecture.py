@@ -91,7 +91,8 @@ LOOKING: Final = {"socket", "subprocess", "pathlib", "time", "glob", "fcntl", "s
 
 CTYPES: Final = ("jail.kernel", "jail.policy.libseccomp", "jail.agent.kernel", "jail.trial.probe")
 STARTS_PROGRAMS: Final = {
-    "jail.launcher": "the zygote; newuidmap and newgidmap",
+    "jail.launcher": "the zygote",
+    "jail.mapping": "newuidmap and newgidmap",
     "jail.subid": "getsubids",
     "jail.network.helper_program": "pasta and slirp4netns",
     "jail.doctor.probe": "the process that probes",

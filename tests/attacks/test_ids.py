@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jail
-from jail import HelperError, HostError, SpecError, launcher
+from jail import HelperError, HostError, SpecError, mapping
 from jail.host import HELPER_PATH, HELPERS, HostFacts, read_facts
 from jail.user import HOST_GROUP, HOST_PASSWD, MAX_ID, find_user
 from tests.attacks.payload import run_inside
@@ -145,7 +145,7 @@ async def test_a_helper_that_hangs_is_ended(
 ) -> None:
     """UM-04. Within its time; a stopped one, too."""
     require("subuid")
-    monkeypatch.setattr(launcher, "HELPER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(mapping, "HELPER_TIMEOUT_S", 0.2)
     facts = replace_helper("newuidmap", make_fake(tmp_path, "newuidmap", SLOW[kind]))
     async with jail.open_supervisor(facts) as supervisor:
         with pytest.raises(HelperError, match="newuidmap: no answer within"):
