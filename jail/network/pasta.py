@@ -14,7 +14,7 @@ from typing import Final
 from jail.errors import HostError
 from jail.network.driver import Link
 from jail.network.helper_program import STDOUT, Helper, OnDeath, open_helper
-from jail.network.nameserver import NAMESERVERS, choose_nameservers
+from jail.network.nameserver import NAMESERVERS
 from jail.network.precondition import (
     Features,
     check_ports,
@@ -25,7 +25,6 @@ from jail.network.precondition import (
 )
 from jail.network.publish import Publish
 from jail.network.uplink import read_uplink
-from jail.place import read_text
 
 NAME: Final = "pasta"
 INTERFACE: Final = "eth0"
@@ -78,11 +77,6 @@ def format_forward(publish: Publish) -> str:
 def is_ready(said: bytes) -> bool:
     """The number of the process, on a line."""
     return said.endswith(b"\n") and said.strip().isdigit()
-
-
-def read_nameservers() -> tuple[str, ...]:
-    """What the jail's resolv.conf has to name."""
-    return choose_nameservers(read_text("/etc/resolv.conf"), NAMESERVER, NAMESERVER6)
 
 
 async def probe(program: str) -> Features:

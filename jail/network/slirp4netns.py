@@ -16,7 +16,6 @@ from jail.errors import HostError
 from jail.host import HELPER_PATH, open_runtime_dir
 from jail.network.driver import Link
 from jail.network.helper_program import Helper, OnDeath, open_helper
-from jail.network.nameserver import NAMESERVERS, choose_nameservers
 from jail.network.precondition import (
     Features,
     check_ports,
@@ -33,7 +32,6 @@ from jail.place import find_helpers, read_text
 NAME: Final = "slirp4netns"
 INTERFACE: Final = "eth0"
 MTU: Final = 65520
-NAMESERVER, NAMESERVER6 = NAMESERVERS[NAME]
 AGE: Final = "slirp4netns 1.1 or later"
 NEEDED: Final = (
     "--api-socket", "--configure", "--disable-host-loopback", "--enable-ipv6", "--enable-sandbox",
@@ -95,11 +93,6 @@ def read_way(pid: int, needs_files: bool) -> Way:
 
 def has_root(uid_map: str) -> bool:
     return any(line.split()[0] == "0" for line in uid_map.splitlines())
-
-
-def read_nameservers() -> tuple[str, ...]:
-    """What the jail's resolv.conf has to name."""
-    return choose_nameservers(read_text("/etc/resolv.conf"), NAMESERVER, NAMESERVER6)
 
 
 def refuse_ipv6(publishes: tuple[Publish, ...]) -> None:
