@@ -201,6 +201,7 @@ async def test_a_published_port_leads_into_the_jail(ids: str, tmp_path: Path) ->
     publishes = parse_publishes([f"127.0.0.1:{tcp}:8000", f"{other}:8000"])
     async with open_init(ids) as pid:
         async with open_slirp4netns(slirp(), pid, publishes, fail, tmp_path):
+            assert not list(tmp_path.iterdir()), "nobody would take it away after a SIGKILL"
             with serve_in(pid, 8000):
                 await wait_until(lambda: answers(tcp) and answers(other), "the jail's answers")
         assert not answers(tcp)

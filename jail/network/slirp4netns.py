@@ -6,6 +6,7 @@ so is what the program itself could reach: its sandbox and its filter of system 
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -82,13 +83,22 @@ def is_ready(said: bytes) -> bool:
 
 
 def read_way(pid: int, needs_files: bool) -> Way:
-    """The shorter one, where the jail has an id 0, and no files have to be made."""
+    """The shorter one, where the jail has an id 0, and files have to be made by nobody else."""
     status = read_text(f"/proc/{pid}/status")
     outer = next((int(line[5:]) for line in status.splitlines() if line.startswith("PPid:")), 0)
-    if has_root(read_text(f"/proc/{pid}/uid_map")) and not needs_files:
+    is_around = _read_user(outer) not in ("", _read_user(os.getpid()))
+    if has_root(read_text(f"/proc/{pid}/uid_map")) and not (needs_files and is_around):
         return make_way(pid)
     nsenter = find_helpers(("nsenter",), HELPER_PATH).get("nsenter")
     return make_way_from(outer, pid, require_program("nsenter", nsenter))
+
+
+def _read_user(pid: int) -> str:
+    """Which user namespace it is in; "" for what we can't look at."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/user")
+    except OSError:
+        return ""
 
 
 def has_root(uid_map: str) -> bool:
@@ -143,6 +153,7 @@ async def open_slirp4netns(
         async with open_helper(NAME, make_argv, is_ready, on_death) as helper:
             if api is not None:
                 await forward_ports(api, publishes)
+                api.unlink(missing_ok=True)  # or it would lie there after a SIGKILL for us
             yield helper
     finally:
         if api is not None:
