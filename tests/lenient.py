@@ -33,6 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise AttributeError(name)
 
     def _note(self) -> None:
+        # Nobody serves: what a handler calls its server is where the names go.
         named: list[str] = self.server  # type: ignore[assignment]
         # Python runs //x together, so this is an absolute target alone.
         with suppress(ValueError):
@@ -81,6 +82,7 @@ def ask_forgetful_python(data: bytes) -> list[str]:
 
 def _ask_python(handler: type[_Handler], data: bytes) -> list[str]:
     names: list[str] = []
+    # Neither a socket nor a server: bytes for the one, a list of names for the other.
     handler(_Socket(data), ("192.0.2.1", 1), names)  # type: ignore[arg-type]
     return names
 

@@ -184,6 +184,7 @@ def test_what_can_t_be_meant_is_one_clear_line(
         {"network": "pasta", "publish": (Publish("", 0, 80),)},
         {"network": "pasta", "publish": (Publish("", 80, 70000),)},
         {"network": "pasta", "publish": (Publish("x", 80, 80),)},
+        # What no type checker would let through, and a caller without one may give.
         {"network": "pasta", "publish": (Publish("", 80, 80, "sctp"),)},  # type: ignore[arg-type]
         {"network": "pasta", "publish": (Publish("", 80, 80), Publish("::", 80, 81))},
         {"network": "pasta", "dns": ["1.1.1.1"]},

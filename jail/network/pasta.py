@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from jail.errors import HostError
+from jail.network.decide import require_program
 from jail.network.driver import Link
 from jail.network.helper_program import STDOUT, Helper, OnDeath, open_helper
 from jail.network.nameserver import NAMESERVERS
@@ -21,7 +22,6 @@ from jail.network.precondition import (
     check_target,
     check_tun,
     read_features,
-    require_program,
 )
 from jail.network.publish import Publish
 from jail.network.uplink import read_uplink

@@ -38,12 +38,6 @@ def parse_help(text: str) -> Features:
     return Features(frozenset(_OPTION.findall(text)))
 
 
-def require_program(name: str, program: str | None) -> str:
-    if program is None:
-        raise HostError(f"{name} is not installed", step=name, errno=codes.ENOENT)
-    return program
-
-
 async def read_features(name: str, program: str, needed: Iterable[str], age: str) -> Features:
     """Those of the program as it is now; asked once for each that was installed.
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from jail.errors import HostError
 from jail.host import HELPER_PATH, open_runtime_dir
+from jail.network.decide import require_program
 from jail.network.driver import Link
 from jail.network.helper_program import Helper, OnDeath, open_helper
 from jail.network.precondition import (
@@ -23,7 +24,6 @@ from jail.network.precondition import (
     check_target,
     check_tun,
     read_features,
-    require_program,
 )
 from jail.network.publish import Publish
 from jail.network.slirpapi import forward_ports, make_socket_path

@@ -35,6 +35,7 @@ def main() -> None:
     print("ready", flush=True)
     while True:
         for key, _ in selector.select():
+            # What was registered are sockets; a selector takes numbers, too.
             answer(key.fileobj)  # type: ignore[arg-type]
 
 
